@@ -1,0 +1,30 @@
+"""PPO that learns how to edit prompts so that a code model writes Python that passes its tests.
+
+The method lives in the notebook ``01_ppo_codet5.ipynb``; ``ppo_codet5.core`` is generated from its tagged cells.
+Names are loaded on first use, so that importing the package does not import torch.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+if (_ROOT / "01_ppo_codet5.ipynb").exists():  # a checkout: helpers, profiles and data stand beside the package
+    __path__.append(str(_ROOT))
+
+_CORE = {
+    "EpicGA",
+    "PPOAgent",
+    "PPOCodeT5Trainer",
+    "Parameters",
+    "PromptRewriter",
+    "ReflexionMemory",
+    "RLPromptEnv",
+    "RLPromptVectorEnv",
+}
+__all__ = sorted(_CORE)
+
+
+def __getattr__(name: str) -> object:
+    if name in _CORE:
+        return getattr(import_module("ppo_codet5.core"), name)
+    raise AttributeError(f"module 'ppo_codet5' has no attribute {name!r}")
