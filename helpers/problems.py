@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ast
+import hashlib
+import json
+import os
+import random
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MBPP_SPLITS = {
+    "prompt": range(1, 11),
+    "test": range(11, 511),
+    "validation": range(511, 601),
+    "train": range(601, 975),
+}
+"""Task ids of MBPP's published splits (arXiv 2108.07732, section 2.1); ``prompt`` are the few-shot examples."""
+
+# The same relative place in a checkout (helpers/ beside data/) and in the wheel (both inside ppo_codet5/).
+STARTER = Path(__file__).resolve().parent.parent / "data" / "starter" / "starter.jsonl"
+
+
+class ProblemError(ValueError):
+    """The problems cannot be loaded; the message says what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -20,3 +44,263 @@ class Problem:
     challenge_tests: tuple[str, ...] = ()
     setup: str = ""
     reference: str = ""
+
+
+def load_problems(
+    source: str | os.PathLike[str], split: str | None = None, limit: int | None = None, seed: int = 0
+) -> list[Problem]:
+    """Load programming problems.
+
+    Args:
+        source: ``"mbpp"`` (Hugging Face hub, all 974), ``"humaneval"`` (hub, 164, all of them ``test``; see
+            :func:`humaneval_problem`), ``"starter"`` (230 easy ones that come with this project), or the path of a
+            ``.jsonl`` file in the MBPP schema: ``task_id``, ``text``, ``code``, ``test_list`` and, if wanted,
+            ``test_setup_code``, ``challenge_test_list``, ``split``.
+        split: ``"train"``, ``"validation"``, ``"test"`` or ``"prompt"``; None takes all. A row belongs to the split
+            that its field ``split`` names and, without that field, to the one whose ``MBPP_SPLITS`` holds its id.
+        limit: keep the first ``limit`` problems of a shuffle seeded by ``seed``, so that a smaller limit gives a
+            subset of a larger one (all of them if there are fewer). None keeps all, in their original order.
+        seed: seed of that shuffle; unused without ``limit``.
+
+    Raises:
+        ProblemError: unknown source or split, a file or row that cannot be used (the message names the file and the
+            line), a hub that cannot be reached, a limit below 1, or no problem left.
+    """
+    if split is not None and split not in MBPP_SPLITS:
+        raise ProblemError(f"unknown split {split!r}; choose one of {', '.join(MBPP_SPLITS)}, or None for all")
+    if limit is not None and limit < 1:
+        raise ProblemError(f"limit must be at least 1, got {limit}; use None for no limit")
+
+    name = os.fspath(source)
+    rows: Iterable[tuple[str, Mapping[str, Any]]]
+    if name == "mbpp":
+        rows = _hub_rows("google-research-datasets/mbpp", "full")
+    elif name == "humaneval":
+        rows = _hub_rows("openai/openai_humaneval", None)
+    elif name == "starter":
+        rows = _file_rows(STARTER)
+    elif name.endswith(".jsonl") or Path(name).exists():
+        rows = _file_rows(Path(name))
+    else:
+        raise ProblemError(
+            f"unknown source {name!r}; use 'mbpp', 'humaneval', 'starter' or the path of a .jsonl file in the MBPP schema"
+        )
+
+    problems: list[Problem] = []
+    places: dict[int, str] = {}
+    for place, row in rows:
+        try:
+            problem, its_split = (humaneval_problem(row), "test") if name == "humaneval" else _mbpp_problem(row)
+        except ProblemError as error:
+            raise ProblemError(f"{place}: {error}") from error
+        if problem.task_id in places:
+            raise ProblemError(
+                f"{place}: task_id {problem.task_id} was used before, in {places[problem.task_id]}; give it another"
+            )
+        places[problem.task_id] = place
+        if split is None or its_split == split:
+            problems.append(problem)
+    if not problems:
+        raise ProblemError(f"no problems in {name!r}" + ("" if split is None else f" for split {split!r}; try another"))
+
+    if name in ("mbpp", "humaneval"):
+        problems.sort(key=lambda problem: problem.task_id)  # the hub keeps each split in a file of its own
+    if limit is not None:
+        random.Random(seed).shuffle(problems)
+        del problems[limit:]
+    return problems
+
+
+def problem_set_hash(problems: Sequence[Problem]) -> str:
+    """SHA-256 (hexadecimal) of everything in the problems, in their order: two runs with it equal saw the same tasks."""
+    canonical = json.dumps([asdict(problem) for problem in problems], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def find_entry_point(test: str, reference: str) -> str:
+    """The function under test: the first call in ``test`` to a name that ``reference`` defines at top level.
+
+    First means leftmost and, among nested calls, outermost; wrappers that the reference does not define
+    (``set(f(x))``, ``f(x)[0]``, ``math.isclose(f(x), 1)``, ``not f(x)``) are looked through.
+
+    Raises:
+        ProblemError: one of the two does not parse, or there is no such call.
+    """
+    defined: set[str] = set()
+    for node in _parse(reference, "the reference code").body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            defined.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    for part in _preorder(_parse(test, "the assert")):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in defined:
+            return part.func.id
+    raise ProblemError(
+        f"the first assert calls nothing that the reference defines ({', '.join(sorted(defined)) or 'it defines nothing'}): "
+        f"{test}"
+    )
+
+
+def humaneval_problem(row: Mapping[str, Any]) -> Problem:
+    """A :class:`Problem` from a row of HumanEval (arXiv 2107.03374): ``task_id``, ``prompt``, ``test`` and so on.
+
+    ``text`` is the docstring; the signature is left out, as the first assert shows the call. What stands before the
+    function in the prompt (imports, helpers) and beside ``check`` in the test goes into ``setup``. If ``check`` has
+    only asserts, each becomes a test (messages and bare ``assert True`` dropped, ``candidate`` replaced by the
+    entry point). Otherwise, with loops or variables, the asserts cannot be told apart: ``check`` goes into ``setup``
+    and the only test is ``assert check(ENTRY_POINT) == None``.
+
+    Raises:
+        ProblemError: the row lacks a field, or is not what HumanEval's rows look like.
+    """
+    entry_point = _field(row, "entry_point", str)
+    reference = _unix(_field(row, "prompt", str) + _field(row, "canonical_solution", str))
+    definitions = _parse(reference, "the prompt followed by the canonical solution").body
+    function = _function(definitions, entry_point)
+    docstring = ast.get_docstring(function) if function else None
+    beside_check = _parse(_unix(_field(row, "test", str)), "the field 'test'").body
+    check = _function(beside_check, "check")
+    number = _field(row, "task_id", str).rpartition("/")[2]
+    if function is None or docstring is None or check is None or len(check.args.args) != 1 or not number.isdecimal():
+        raise ProblemError(
+            "not a HumanEval row: it needs a task_id such as HumanEval/0, a docstring in the entry point and a function "
+            "check(candidate)"
+        )
+
+    beside_check.remove(check)
+    context = [*definitions[: definitions.index(function)], *beside_check]
+    asserts = [node.test for node in check.body if isinstance(node, ast.Assert)]
+    if len(asserts) == len(check.body):
+        rename = _Rename(check.args.args[0].arg, entry_point)
+        tests = tuple(
+            f"assert {ast.unparse(rename.visit(test))}" for test in asserts if not isinstance(test, ast.Constant)
+        )
+    else:
+        context.append(check)
+        tests = (f"assert check({entry_point}) == None",)
+    if not tests:
+        raise ProblemError("the function check asserts nothing")
+    return Problem(
+        task_id=int(number),
+        text=docstring,
+        entry_point=entry_point,
+        tests=tests,
+        setup="\n".join(ast.unparse(node) for node in context),
+        reference=reference,
+    )
+
+
+def _mbpp_problem(row: Mapping[str, Any]) -> tuple[Problem, str | None]:
+    """The problem in a row of the MBPP schema, and the split it belongs to (None: to none of them)."""
+    task_id = _field(row, "task_id", int)
+    tests = _asserts(row, "test_list")
+    if not tests:
+        raise ProblemError("the field 'test_list' is empty; give it at least one assert")
+    split = next((name for name, ids in MBPP_SPLITS.items() if task_id in ids), None)
+    if "split" in row:
+        split = _field(row, "split", str)
+        if split not in MBPP_SPLITS:
+            raise ProblemError(f"unknown split {split!r}; choose one of {', '.join(MBPP_SPLITS)}")
+    reference = _unix(_field(row, "code", str))
+    problem = Problem(
+        task_id=task_id,
+        text=_unix(_field(row, "text", str)),
+        entry_point=find_entry_point(tests[0], reference),
+        tests=tests,
+        challenge_tests=_asserts(row, "challenge_test_list") if "challenge_test_list" in row else (),
+        setup=_unix(_field(row, "test_setup_code", str)) if "test_setup_code" in row else "",
+        reference=reference,
+    )
+    return problem, split
+
+
+def _hub_rows(dataset: str, config: str | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every row of a hub dataset, each with a word on where it is."""
+    try:
+        from datasets import load_dataset  # slow to import, and not needed for problems in files
+
+        splits = load_dataset(dataset, config)
+        return [(f"{dataset}, split {name}, row {i}", row) for name in splits for i, row in enumerate(splits[name])]
+    except Exception as error:  # of many libraries: no network, no access, offline without a copy, not installed
+        reason = " ".join(str(error).split())[:200]
+        raise ProblemError(
+            f"cannot load the data set {dataset} from the Hugging Face hub ({type(error).__name__}: {reason}); "
+            "either give this machine access to the hub or a copy in its cache (HF_HOME), "
+            "or use source='starter' or the path of a .jsonl file in the MBPP schema instead"
+        ) from error
+
+
+def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row of a JSON Lines file, with the file and the number of its line; blank lines are skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, which also cuts inside JSON strings
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProblemError(f"cannot read the problem file {path} ({error}); check the path") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ProblemError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
+        if not isinstance(row, dict):
+            raise ProblemError(f"{place}: each line must be one JSON object, this one is of type {type(row).__name__}")
+        yield place, row
+
+
+def _field(row: Mapping[str, Any], name: str, kind: type) -> Any:
+    if name not in row:
+        raise ProblemError(f"the field {name!r} is missing; every row needs it")
+    value = row[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ProblemError(f"the field {name!r} must be of type {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _asserts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The asserts listed in a field, each of them checked to be exactly one assert statement."""
+    asserts = []
+    for test in _field(row, name, list):
+        if not isinstance(test, str):
+            raise ProblemError(f"the field {name!r} must hold strings, not {type(test).__name__}")
+        body = _parse(_unix(test).strip(), f"an assert in {name!r}").body
+        if len(body) != 1 or not isinstance(body[0], ast.Assert):
+            raise ProblemError(f"each string in {name!r} must be one assert statement, this one is not: {test}")
+        asserts.append(_unix(test).strip())
+    return tuple(asserts)
+
+
+def _parse(code: str, what: str) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escape sequences in MBPP's references
+            return ast.parse(code)
+    except (SyntaxError, ValueError) as error:
+        raise ProblemError(f"{what} is not valid Python ({error}): {code.strip()[:200]}") from error
+
+
+def _preorder(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _preorder(child)
+
+
+def _function(body: Sequence[ast.stmt], name: str) -> ast.FunctionDef | None:
+    """The last definition of a function in a module's body, as a later one replaces an earlier one."""
+    return next((node for node in reversed(body) if isinstance(node, ast.FunctionDef) and node.name == name), None)
+
+
+def _unix(text: str) -> str:
+    """MBPP's code comes with Windows line ends."""
+    return text.replace("\r\n", "\n")
+
+
+class _Rename(ast.NodeTransformer):
+    """Gives every use of one name another name."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old, self.new = old, new
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(self.new, node.ctx) if node.id == self.old else node
