@@ -1,0 +1,472 @@
+"""The decode loop behind ``load_generator``: batched, seeded per request, with rows leaving and entering as they end.
+
+All requests of a call share one set of slots. A slot is a row of a preallocated key-value cache; a request that ends
+frees its slot (the last row moves into it) and waiting requests are prefilled into free slots, so the model never
+runs on a finished row, and one step of the cache writes one column instead of copying the whole of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from .models import Completion, ModelError, Request
+from .stops import StopRule
+
+_TOP_K = 64  # enough for the nucleus of nearly every row; a row that needs more falls back to the whole vocabulary
+_TEMPLATE_DATE = "26 Jul 2024"  # Llama's chat template prints today's date unless told another: prompts must not age
+
+
+@dataclass
+class GenerationStats:
+    """Totals since the generator was made. ``forward_seconds`` is inside the model, ``seconds`` inside generate."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    forward_calls: int = 0
+    forward_rows: int = 0
+    forward_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Row:
+    """One request in flight. ``ids`` is what the decoder has been given and has produced so far."""
+
+    index: int
+    request: Request
+    ids: list[int]
+    encoder_ids: list[int]
+    limit: int
+    stop: StopRule
+    stream: DecodeStream
+    prompt_tokens: int
+    text: str
+    generated: int = 0
+    reason: str = ""
+
+
+@dataclass
+class _Window:
+    """The part of the cache that the next forward pass sees: rows [first, last), columns [start, end)."""
+
+    slots: int
+    columns: int
+    first: int = 0
+    last: int = 0
+    start: int = 0
+    end: int = 0
+
+
+class _SlotLayer(DynamicLayer):
+    """Self-attention keys and values of one layer, [slots, heads, columns, head_dim], seen through the window."""
+
+    def __init__(self, window: _Window) -> None:
+        super().__init__()
+        self.window = window
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        w = self.window
+        # Zeros, not empty: columns that are masked out are still multiplied (by 0), and 0 * NaN is NaN.
+        self.slot_keys, self.slot_values = (
+            x.new_zeros(w.slots, x.shape[1], w.columns, x.shape[3]) for x in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        w, end = self.window, self.window.end + key_states.shape[-2]
+        self.slot_keys[w.first : w.last, :, w.end : end] = key_states
+        self.slot_values[w.first : w.last, :, w.end : end] = value_states
+        rows, columns = slice(w.first, w.last), slice(w.start, end)
+        return self.slot_keys[rows, :, columns], self.slot_values[rows, :, columns]
+
+    def get_seq_length(self) -> int:
+        return self.window.end - self.window.start
+
+    def move_row(self, source: int, target: int) -> None:
+        columns = slice(self.window.start, self.window.end)
+        for slots in (self.slot_keys, self.slot_values):
+            slots[target, :, columns] = slots[source, :, columns]
+
+    def shift_left(self, by: int) -> None:
+        w = self.window
+        for slots in (self.slot_keys, self.slot_values):
+            slots[: w.last, :, w.start - by : w.end - by] = slots[: w.last, :, w.start : w.end].clone()
+
+
+class _CrossLayer(DynamicLayer):
+    """Cross-attention keys and values of one layer: written when a row is encoded, then only read, as ``keys``."""
+
+    def __init__(self, window: _Window) -> None:
+        super().__init__()
+        self.window = window
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):  # type: ignore[no-untyped-def]
+        w = self.window
+        if not self.is_initialized:
+            self.slot_keys, self.slot_values = (
+                x.new_zeros(w.slots, x.shape[1], w.columns, x.shape[3]) for x in (key_states, value_states)
+            )
+            self.is_initialized = True
+        width = key_states.shape[-2]
+        self.slot_keys[w.first : w.last, :, :width] = key_states
+        self.slot_values[w.first : w.last, :, :width] = value_states
+        return key_states, value_states
+
+    def show(self, rows: int, width: int) -> None:
+        self.keys, self.values = self.slot_keys[:rows, :, :width], self.slot_values[:rows, :, :width]
+
+    def move_row(self, source: int, target: int) -> None:
+        for slots in (self.slot_keys, self.slot_values):
+            slots[target] = slots[source]
+
+
+class TransformersGenerator:
+    """Completes batches of requests with a model in this process; made by ``load_generator``.
+
+    ``batch_size`` is the most rows in flight; running out of GPU memory halves it and goes on. The text of a
+    request depends on the request alone in float32; in bfloat16 the batch's shape changes the last bits of the
+    logits, so texts may differ between batches.
+    """
+
+    sampler = 1  # part of every cache key: raise it when the same seed may give another text
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, revision: str, batch_size: int = 32
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(f"{name} has no fast tokenizer: convert it with AutoTokenizer(..., use_fast=True) first.")
+        self.model, self.tokenizer = model, tokenizer
+        self.name, self.revision, self.batch_size = name, revision, batch_size
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.encoder_decoder = bool(model.config.is_encoder_decoder)
+        self.stats = GenerationStats()
+        self._backend = tokenizer.backend_tokenizer
+        self._lock = threading.Lock()
+        self._layers = getattr(model.config, "num_decoder_layers", None) or model.config.num_hidden_layers
+        # Relative positions (T5) have no hard end; absolute and rotary ones end here.
+        self._context = getattr(model.config, "max_position_embeddings", None) or 2**31
+        self._last_logits_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+        eos = model.generation_config.eos_token_id
+        if eos is None:
+            eos = tokenizer.eos_token_id
+        self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completions in the order of ``requests``. Raises ModelError for a prompt that the model cannot take."""
+        began = time.perf_counter()
+        with self._lock, torch.inference_mode():
+            rows = [self._row(index, request) for index, request in enumerate(requests)]
+            self._decode(rows)
+            self.stats.seconds += time.perf_counter() - began
+        self.stats.requests += len(rows)
+        self.stats.prompt_tokens += sum(row.prompt_tokens for row in rows)
+        self.stats.completion_tokens += sum(row.generated for row in rows)
+        return [Completion(row.text, row.prompt_tokens, row.generated, row.reason) for row in rows]
+
+    # From request to tokens
+
+    def _row(self, index: int, request: Request) -> _Row:
+        plain = isinstance(request.prompt, str)
+        prompt = request.prompt if isinstance(request.prompt, str) else self._chat(request.prompt)
+        if self.encoder_decoder:
+            encoder_ids = self._encode(prompt, plain)
+            start = self.model.generation_config.decoder_start_token_id
+            ids = [self.model.config.decoder_start_token_id if start is None else start]
+            ids += self._encode(request.prefix, False)
+            prompt_tokens = len(encoder_ids) + len(ids) - 1
+        else:
+            encoder_ids, ids = [], self._encode(prompt + request.prefix, plain)
+            prompt_tokens = len(ids)
+        if not (encoder_ids or ids):
+            raise ModelError(f"Request {index} has an empty prompt: give {self.name} at least one token.")
+        if len(ids) >= self._context:
+            raise ModelError(
+                f"Request {index} has a prompt of {len(ids)} tokens, but {self.name} can see {self._context}: shorten it."
+            )
+        limit = min(request.max_new_tokens, self._context - len(ids))
+        stream = DecodeStream(ids=ids, skip_special_tokens=True)
+        stop = StopRule(request.stop, request.prefix)
+        return _Row(index, request, ids, encoder_ids, limit, stop, stream, prompt_tokens, request.prefix)
+
+    def _chat(self, messages: tuple[tuple[str, str], ...]) -> str:
+        if not self.tokenizer.chat_template:
+            raise ModelError(f"{self.name} has no chat template: give the prompt as plain text.")
+        chat = [{"role": role, "content": content} for role, content in messages]
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE
+            )
+        )
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        """Token ids; ``special`` adds the model's own marks around them (a chat template has written its own)."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+        return ids
+
+    # The loop
+
+    def _decode(self, rows: list[_Row]) -> None:
+        """Run all rows to their end. Out of memory: start over with what they have, in half as many slots."""
+        while waiting := [row for row in rows if not row.reason]:
+            # Longest first: later rows then always fit into the columns that are there, and batches have like lengths.
+            waiting.sort(key=lambda row: (-len(row.encoder_ids), -len(row.ids), row.index))
+            try:
+                _Batch(self, waiting).run()
+                continue
+            except torch.OutOfMemoryError as error:
+                slots = min(self.batch_size, len(waiting))
+                if slots == 1:
+                    raise ModelError(
+                        f"{self.name} does not fit into the device's memory with one request: use a smaller dtype, "
+                        "a shorter prompt or a larger device."
+                    ) from error
+            # Outside the handler: its traceback kept the cache alive.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.batch_size = slots // 2
+            warnings.warn(
+                f"out of memory: {self.name} goes on with batches of {self.batch_size}", RuntimeWarning, stacklevel=3
+            )
+
+    def _forward(self, **inputs: object) -> torch.Tensor:
+        """Logits of the last position, float32 [rows, vocabulary]."""
+        began = time.perf_counter()
+        if self._last_logits_only:
+            inputs["logits_to_keep"] = 1
+        logits = self.model(**inputs, use_cache=True).logits[:, -1]
+        self.stats.forward_seconds += time.perf_counter() - began
+        self.stats.forward_calls += 1
+        self.stats.forward_rows += len(logits)
+        return logits.float()
+
+    def _accept(self, row: _Row, token: int) -> None:
+        """Add ``token`` to the row and see whether the row has ended."""
+        row.ids.append(token)
+        row.generated += 1
+        if token in self._eos:
+            row.reason = "stop"
+            return
+        piece = row.stream.step(self._backend, token)
+        if piece:
+            row.text += piece
+            cut = row.stop.feed(piece)
+            if cut is not None:
+                row.text, row.reason = row.text[:cut], "stop"
+        if not row.reason and row.generated == row.limit:
+            row.reason = "length"
+
+
+class _Batch:
+    """The slots, the rows in them, and the cache they share, for one pass over a list of waiting rows."""
+
+    def __init__(self, generator: TransformersGenerator, waiting: list[_Row]) -> None:
+        self.generator, self.waiting = generator, deque(waiting)
+        self.device = generator.model.device
+        self.active: list[_Row] = []
+        slots = min(generator.batch_size, len(waiting))
+        # Rows end at one common column. It starts here, where every prompt fits; no row is longer than prompt + limit.
+        self.prefill = max(len(row.ids) for row in waiting)
+        left = max(row.limit - row.generated for row in waiting)
+        self.window = _Window(slots, self.prefill + left, end=self.prefill)
+        self.self_layers = [_SlotLayer(self.window) for _ in range(generator._layers)]
+        own = Cache(layers=list(self.self_layers))
+        self.cache: Cache | EncoderDecoderCache = own
+        self.cross_layers: list[_CrossLayer] = []
+        if generator.encoder_decoder:
+            self.cross_window = _Window(slots, max(len(row.encoder_ids) for row in waiting))
+            self.cross_layers = [_CrossLayer(self.cross_window) for _ in range(generator._layers)]
+            self.cache = EncoderDecoderCache(own, Cache(layers=list(self.cross_layers)))
+
+    def run(self) -> None:
+        while self.waiting or self.active:
+            free = self.window.slots - len(self.active)
+            # Prefill a few rows at a time: one by one costs a forward pass each, and waiting for all leaves slots idle.
+            if self.waiting and (not self.active or free >= min(len(self.waiting), max(1, self.window.slots // 4))):
+                self.admit([self.waiting.popleft() for _ in range(min(free, len(self.waiting)))])
+            else:
+                self.step()
+
+    def admit(self, rows: list[_Row]) -> None:
+        """Prefill ``rows`` into the free slots, right-aligned with the rows that are there, and take their first token."""
+        w, count = self.window, len(self.active)
+        if not self.active:
+            w.end = self.prefill
+        width = max(len(row.ids) for row in rows)
+        end, w.end, w.start = w.end, w.end - width, w.end - width
+        w.first, w.last = count, count + len(rows)
+        ids, mask = self._padded([row.ids for row in rows], left=True)
+        if self.cross_layers:
+            logits = self._admit_encoded(rows, ids, mask)
+        else:
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            logits = self.generator._forward(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache
+            )
+        w.end = end
+        self.active += rows
+        self._take(logits, count)
+
+    def _admit_encoded(self, rows: list[_Row], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        encoder_ids, encoder_mask = self._padded([row.encoder_ids for row in rows], left=False)
+        encoded = self.generator.model.get_encoder()(input_ids=encoder_ids, attention_mask=encoder_mask)
+        self.cross_window.first, self.cross_window.last = self.window.first, self.window.last
+        self._cross_is_cached(False)
+        return self.generator._forward(
+            encoder_outputs=encoded,
+            attention_mask=encoder_mask,
+            decoder_input_ids=ids,
+            decoder_attention_mask=mask,
+            past_key_values=self.cache,
+        )
+
+    def step(self) -> None:
+        """One token for every active row."""
+        w, rows = self.window, self.active
+        lengths = torch.tensor([len(row.ids) - 1 for row in rows], device=self.device)  # columns filled so far
+        if w.end == w.columns:  # rows that ended have left unused columns on the left
+            by = min(w.start, w.end - self.prefill)
+            for layer in self.self_layers:
+                layer.shift_left(by)
+            w.start, w.end = w.start - by, w.end - by
+        ids = torch.tensor([[row.ids[-1]] for row in rows], device=self.device)
+        columns = torch.arange(w.start, w.end + 1, device=self.device)
+        mask = columns >= (w.end - lengths)[:, None]
+        if self.cross_layers:
+            logits = self._step_encoded(ids, mask)
+        else:
+            logits = self.generator._forward(
+                input_ids=ids, attention_mask=mask, position_ids=lengths[:, None], past_key_values=self.cache
+            )
+        w.end += 1
+        self._take(logits, 0)
+
+    def _step_encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        widths = torch.tensor([len(row.encoder_ids) for row in self.active], device=self.device)
+        width = int(max(len(row.encoder_ids) for row in self.active))
+        for layer in self.cross_layers:
+            layer.show(len(self.active), width)
+        self._cross_is_cached(True)
+        # The cross-attention reads its cached keys; of the encoder's output only the shape is looked at.
+        model = self.generator.model
+        shape_only = torch.zeros(1, dtype=model.dtype, device=self.device).expand(len(ids), width, model.config.d_model)
+        return self.generator._forward(
+            encoder_outputs=BaseModelOutput(last_hidden_state=shape_only),
+            attention_mask=torch.arange(width, device=self.device) < widths[:, None],
+            decoder_input_ids=ids,
+            decoder_attention_mask=mask,
+            past_key_values=self.cache,
+        )
+
+    def _cross_is_cached(self, cached: bool) -> None:
+        """Tell the model to read the cross-attention's keys from the cache, or to compute and store them."""
+        assert isinstance(self.cache, EncoderDecoderCache)
+        self.cache.is_updated = dict.fromkeys(range(len(self.cross_layers)), cached)
+
+    def _padded(self, lists: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and their mask, both int64 [rows, longest], padded on one side (with id 0: it is masked)."""
+        width = max(len(ids) for ids in lists)
+        ids, mask = np.zeros((2, len(lists), width), dtype=np.int64)
+        for i, row in enumerate(lists):
+            at = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[i, at], mask[i, at] = row, 1
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+
+    def _take(self, logits: torch.Tensor, first: int) -> None:
+        """Sample for rows ``first`` and after, then move the last rows into the slots of those that ended."""
+        rows = self.active[first:]
+        for row, token in zip(rows, sample(logits, [(r.request, r.generated) for r in rows]), strict=True):
+            self.generator._accept(row, token)
+        w = self.window
+        for slot in reversed(range(len(self.active))):
+            if self.active[slot].reason:
+                last = len(self.active) - 1
+                if slot != last:
+                    w.first, w.last = 0, last + 1
+                    w.start = w.end - (len(self.active[last].ids) - 1)
+                    for own in self.self_layers:
+                        own.move_row(last, slot)
+                    for cross in self.cross_layers:
+                        cross.move_row(last, slot)
+                    self.active[slot] = self.active[last]
+                self.active.pop()
+        w.first, w.last = 0, len(self.active)
+        w.start = w.end - max((len(row.ids) - 1 for row in self.active), default=0)
+
+
+# Sampling
+
+
+def uniforms(seeds: np.ndarray, steps: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """One uniform in (0, 1) per (seed, step, token id), as a hash of the three: there is no state to share or order.
+
+    SplitMix64's finaliser (Steele, Lea and Flood 2014) over each counter in turn. Arrays broadcast; float64.
+    """
+
+    def mix(x: np.ndarray) -> np.ndarray:
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64
+        x = mix(seeds.astype(np.uint64) + golden)
+        x = mix(x + golden * (steps.astype(np.uint64) + np.uint64(1)))
+        x = mix(x + golden * (tokens.astype(np.uint64) + np.uint64(1)))
+    return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def sample(logits: torch.Tensor, rows: Sequence[tuple[Request, int]]) -> list[int]:
+    """One token id per row of ``logits`` (float32 [rows, vocabulary]); ``rows`` has each row's request and step.
+
+    The nucleus (Holtzman et al. 2020) is the smallest set of most likely tokens, ties by token id, that holds at
+    least ``top_p``. Within it, the largest log-probability plus Gumbel noise wins (Gumbel 1954), and the noise is
+    keyed by (seed, step, token id): like prompts with one seed get like texts, which makes comparisons less noisy.
+    """
+    temperature = torch.tensor([request.temperature or 1.0 for request, _ in rows], dtype=torch.float32)
+    scaled = logits / temperature.to(logits.device)[:, None]
+    total = scaled.logsumexp(-1, keepdim=True)
+    top, ids = scaled.topk(min(_TOP_K, scaled.shape[1]), dim=-1)
+    chosen, complete = _choose((top - total).cpu().numpy(), ids.cpu().numpy(), rows, scaled.shape[1])
+    if not complete.all():
+        rest = np.flatnonzero(~complete).tolist()
+        every = np.broadcast_to(np.arange(scaled.shape[1]), (len(rest), scaled.shape[1]))
+        logp = (scaled - total)[rest].cpu().numpy()
+        chosen[rest] = _choose(logp, every, [rows[i] for i in rest], scaled.shape[1])[0]
+    return chosen.tolist()
+
+
+def _choose(
+    logp: np.ndarray, ids: np.ndarray, rows: Sequence[tuple[Request, int]], vocabulary: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose among the candidates ``ids`` [rows, k] with ``logp``; also whether the k candidates were enough."""
+    order = np.lexsort((ids, -logp), axis=-1)
+    logp = np.take_along_axis(logp, order, -1).astype(np.float64)
+    ids = np.take_along_axis(ids, order, -1)
+    top_p = np.array([request.top_p for request, _ in rows])[:, None]
+    greedy = np.array([request.temperature == 0 for request, _ in rows])
+    mass = np.exp(logp)
+    inside = np.cumsum(mass, -1) - mass < top_p
+    # Candidates level with the last one may have equals beyond the k: only those above it are known to be in order.
+    above = logp > logp[:, -1:]
+    enough = np.where(greedy, above[:, 0], (mass * above).sum(-1) >= top_p[:, 0])
+    seeds = np.array([request.seed for request, _ in rows], dtype=np.uint64)[:, None]
+    steps = np.array([step for _, step in rows])[:, None]
+    noise = -np.log(-np.log(uniforms(seeds, steps, ids)))
+    best = np.where(greedy, 0, np.argmax(np.where(inside, logp + noise, -np.inf), -1))
+    return ids[np.arange(len(ids)), best], enough | (ids.shape[1] == vocabulary)

@@ -1,0 +1,121 @@
+"""Completions kept on disk under a hash of everything that decides them, so that a rerun generates nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from .models import Completion, Request, TextGenerator
+
+_FORMAT = 1
+_CHECK_EVERY = 500  # writes between two looks at the size of the folder
+
+
+@dataclass
+class CacheStats:
+    """Requests answered from disk or by a duplicate in the same call (``hits``), and by the model (``misses``)."""
+
+    hits: int = 0
+    misses: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of requests for which no model ran (0 if there were none)."""
+        return self.hits / max(1, self.hits + self.misses)
+
+
+class CachedGenerator:
+    """A TextGenerator that asks ``inner`` only for what it has not answered before.
+
+    The key is the SHA-256 of the model's name, revision, dtype and sampler version and of every field of the request.
+    One small file per completion, written under a temporary name and renamed, so that processes and cluster nodes
+    may share ``folder``; an unreadable file counts as a miss. Above ``max_mb`` the oldest files go.
+    """
+
+    def __init__(self, inner: TextGenerator, folder: Path | str, max_mb: float = 2048) -> None:
+        self.inner, self.folder, self.max_bytes = inner, Path(folder), int(max_mb * 2**20)
+        self.stats = CacheStats()
+        self._writes = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def revision(self) -> str:
+        return self.inner.revision
+
+    def key(self, request: Request) -> str:
+        """Hex digest under which the completion of ``request`` by this model is kept."""
+        what = {
+            "format": _FORMAT,
+            "model": [self.name, self.revision, getattr(self.inner, "dtype", ""), getattr(self.inner, "sampler", "")],
+            "request": asdict(request),
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completions in the order of ``requests``; those that no model ran for have ``cached`` set."""
+        keys = [self.key(request) for request in requests]
+        known = {key: found for key in dict.fromkeys(keys) if (found := self._read(key))}
+        new = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+        for key, completion in zip(new, self.inner.generate(list(new.values())) if new else [], strict=True):
+            known[key] = completion
+            self._write(key, completion)
+        self.stats.misses += len(new)
+        self.stats.hits += len(keys) - len(new)
+        return [replace(known[key], cached=new.pop(key, None) is None) for key in keys]
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}.json"
+
+    def _read(self, key: str) -> Completion | None:
+        try:
+            return Completion(**json.loads(self._path(key).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # not there, or cut short by a crash, or of another format
+            return None
+
+    def _write(self, key: str, completion: Completion) -> None:
+        path = self._path(key)
+        path.parent.mkdir(exist_ok=True)
+        record = asdict(completion)
+        del record["cached"]
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+        os.replace(temporary, path)
+        self._writes += 1
+        if self._writes % _CHECK_EVERY == 1:
+            self.evict()
+
+    def evict(self) -> int:
+        """Delete the oldest files until nine tenths of ``max_mb`` are left, if it is exceeded; return how many."""
+        files = []
+        for shard in self.folder.glob("??"):
+            for entry in os.scandir(shard):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # another process evicts too
+                    continue
+                if entry.name.endswith(".json"):
+                    files.append((status.st_mtime_ns, status.st_size, entry.path))
+                elif time.time() - status.st_mtime > 3600:  # left by a process that was killed while it wrote
+                    Path(entry.path).unlink(missing_ok=True)
+        total = sum(size for _, size, _ in files)
+        if total <= self.max_bytes:
+            return 0
+        gone = 0
+        for _, size, path in sorted(files):
+            Path(path).unlink(missing_ok=True)
+            gone += 1
+            total -= size
+            if total <= 0.9 * self.max_bytes:
+                break
+        return gone

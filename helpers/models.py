@@ -1,0 +1,229 @@
+"""Text generation: what is asked for, what comes back, and how a model is loaded by name.
+
+Importing this module does not import torch (the sandbox's server must start before torch does);
+``load_generator`` does.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
+
+from .stops import RULES
+
+if TYPE_CHECKING:
+    from .decoding import TransformersGenerator
+
+ALIASES = ("smollm2-135m",)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ModelError(RuntimeError):
+    """A model cannot be loaded or cannot serve a request; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to generate.
+
+    ``prompt`` is plain text, or a chat as ((role, content), ...). ``prefix`` is the forced start of the reply: it
+    follows the chat template's generation prompt, the plain prompt of a decoder-only model, or the decoder's start
+    token of an encoder-decoder. ``seed`` (64 bits) alone decides the sampling. ``temperature`` 0 is greedy;
+    ``stop`` names a rule of helpers/stops.py.
+    """
+
+    prompt: str | tuple[tuple[str, str], ...]
+    seed: int
+    prefix: str = ""
+    max_new_tokens: int = 128
+    temperature: float = 0.7
+    top_p: float = 0.9
+    stop: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}: it must be 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}: it must be above 0 and at most 1")
+        if self.stop not in RULES:
+            raise ValueError(f"stop is {self.stop!r}: use one of {', '.join(RULES)}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed}: it must fit in 64 bits, 0 to 2**64 - 1")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """``text`` is prefix + generated text, cut by the stop rule.
+
+    ``prompt_tokens`` counts the prompt and the forced prefix, without padding; ``completion_tokens`` the generated
+    tokens, with the end-of-sequence token and those that the stop rule cut. ``finish_reason`` is "stop" (the rule or
+    the model ended it) or "length". ``cached`` says that no model ran; it does not take part in comparisons.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    cached: bool = field(default=False, compare=False)
+
+
+class TextGenerator(Protocol):
+    """Anything that completes a batch of requests, in their order. ``name`` and ``revision`` identify the weights."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str: ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]: ...
+
+
+_loaded: WeakValueDictionary[tuple[object, ...], TransformersGenerator] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def load_generator(
+    name: str, dtype: str = "float32", device: str = "auto", batch_size: int = 32, revision: str | None = None
+) -> TransformersGenerator:
+    """Load a causal or encoder-decoder language model that runs in this process.
+
+    ``name`` is an alias ("smollm2-135m", from the package index), a folder with a saved model, or a hub id
+    ("owner/name"; ``revision`` picks a commit, tag or branch). ``device`` "auto" is CUDA where there is one, else CPU.
+    The same arguments give the same object while it is in use, so a code model that also rewrites is loaded once;
+    generators that differ only in ``batch_size`` share the weights. Raises ModelError with the way out.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"Unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}.")
+    if batch_size < 1:
+        raise ModelError(f"batch_size is {batch_size}: it must be at least 1.")
+    import torch
+
+    from .decoding import TransformersGenerator
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    source, is_folder = _source(name)
+    weights = (source, dtype, device, revision)
+    with _loading:
+        same = _loaded.get((*weights, batch_size))
+        if same is not None:
+            return same
+        sibling = next((g for key, g in list(_loaded.items()) if key[:-1] == weights), None)
+        if sibling is not None:
+            model, tokenizer, label, digest = sibling.model, sibling.tokenizer, sibling.name, sibling.revision
+        else:
+            gc.collect()  # a model that was just dropped may be waiting for the collector, with its memory
+            model, tokenizer = _load(name, source, is_folder, dtype, device, revision)
+            label = name if not is_folder or name in ALIASES else Path(source).resolve().name
+            digest = _folder_digest(Path(source)) if is_folder else str(model.config._commit_hash or revision)
+        generator = TransformersGenerator(model, tokenizer, name=label, revision=digest, batch_size=batch_size)
+        _loaded[(*weights, batch_size)] = generator
+        return generator
+
+
+def _source(name: str) -> tuple[str, bool]:
+    """What to hand to from_pretrained, and whether that is a folder."""
+    if name in ALIASES:
+        from .assets import smollm2
+
+        return str(smollm2()), True
+    if Path(name).is_dir():
+        return str(Path(name).resolve()), True
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return name, False
+    raise ModelError(
+        f"No model {name!r}: give an alias ({', '.join(ALIASES)}), an existing folder with a saved model, "
+        "or a hub id of the form owner/name."
+    )
+
+
+def _folder_digest(folder: Path) -> str:
+    """Content hash of the files that decide what a saved model says, so that a copied folder is the same model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}:
+            digest.update(path.name.encode() + b"\0")
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _load(name: str, source: str, is_folder: bool, dtype: str, device: str, revision: str | None) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # notebooks keep their output, and no output is to hold a progress bar
+    try:
+        local = is_folder
+        if not is_folder:
+            revision, local = _resolve(source, revision)
+        where = {"revision": revision, "local_files_only": local}
+        config = AutoConfig.from_pretrained(source, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model: Any = auto.from_pretrained(source, dtype=getattr(torch, dtype), **where)
+    except (OSError, ValueError) as error:
+        raise _explained(name, error) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return model.to(torch.device(device)).eval(), tokenizer
+
+
+def _resolve(source: str, revision: str | None) -> tuple[str | None, bool]:
+    """The commit that ``revision`` is on the hub now, or (revision, True) to use the local copy if the hub is silent.
+
+    One question first, because each download retries for 20 s before it gives up on a hub that cannot be reached.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        return HfApi().model_info(source, revision=revision, timeout=10).sha, False
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except Exception:  # no network, offline mode, a hub in trouble: whatever it is, a local copy may still do
+        return revision, True
+
+
+def _explained(name: str, error: BaseException) -> ModelError:
+    """The reason behind a failed from_pretrained, which wraps the hub's own exceptions in OSError."""
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    if caused_by(errors.GatedRepoError):
+        return ModelError(
+            f"{name} is a gated model: accept its licence on https://huggingface.co/{name}, then set HF_TOKEN or run "
+            "`hf auth login`."
+        )
+    if caused_by(errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        return ModelError(
+            f"The hub has no model {name} at that revision, or it is private: check the spelling of owner/name, or "
+            "set HF_TOKEN to a token that may read it."
+        )
+    if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError):
+        return ModelError(
+            f"{name} is not on this machine and the hub cannot be reached: download it where there is network and set "
+            "HF_HUB_OFFLINE=1 here, or pass a folder with a saved model, or use the laptop profile's smollm2-135m."
+        )
+    return ModelError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}")
