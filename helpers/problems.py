@@ -292,8 +292,8 @@ def _function(body: Sequence[ast.stmt], name: str) -> ast.FunctionDef | None:
 
 
 def _unix(text: str) -> str:
-    """MBPP's code comes with Windows line ends."""
-    return text.replace("\r\n", "\n")
+    """MBPP's code comes with Windows line ends, and in four rows with half of one at the end."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class _Rename(ast.NodeTransformer):

@@ -1,0 +1,303 @@
+"""The problem loader: sources, splits, limits, entry points, and the errors a user can meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppo_codet5.helpers.problems import (
+    MBPP_SPLITS,
+    Problem,
+    ProblemError,
+    find_entry_point,
+    humaneval_problem,
+    load_problems,
+    problem_set_hash,
+)
+from ppo_codet5.helpers.sandbox import Program, Sandbox
+
+MBPP = os.environ.get("PPO_CODET5_MBPP")
+needs_mbpp = pytest.mark.skipif(not MBPP, reason="PPO_CODET5_MBPP does not name a copy of mbpp.jsonl")
+
+
+def row(task_id: object = 601, **changes: object) -> dict[str, object]:
+    good = {
+        "task_id": task_id,
+        "text": "Write a Python function to add one.",
+        "code": "def add_one(n):\r\n    return n + 1",
+        "test_setup_code": "",
+        "test_list": ["assert add_one(1) == 2", "assert add_one(2) == 3"],
+        "challenge_test_list": ["assert add_one(-1) == 0"],
+    }
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def _write(*rows: object, name: str = "some.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8")
+        return path
+
+    return _write
+
+
+def test_a_row_of_the_mbpp_schema_becomes_a_problem(write):
+    path = write(row(test_setup_code="x = 1\r\ny = 2"))
+    assert (
+        load_problems(path)
+        == load_problems(str(path))
+        == [
+            Problem(
+                task_id=601,
+                text="Write a Python function to add one.",
+                entry_point="add_one",
+                tests=("assert add_one(1) == 2", "assert add_one(2) == 3"),
+                challenge_tests=("assert add_one(-1) == 0",),
+                setup="x = 1\ny = 2",
+                reference="def add_one(n):\n    return n + 1",
+            )
+        ]
+    )
+
+
+def test_setup_challenge_and_blank_lines_are_optional(write):
+    (problem,) = load_problems(write("", row(test_setup_code=None, challenge_test_list=None), "  "))
+    assert problem.setup == "" and problem.challenge_tests == ()
+
+
+def test_a_line_separator_inside_a_text_does_not_end_the_row(write):
+    line = json.dumps(row(text="one\u2028two\x85three"), ensure_ascii=False)
+    assert load_problems(write(line))[0].text == "one\u2028two\x85three"
+
+
+def test_splits_follow_the_task_ids_unless_the_row_says_otherwise(write):
+    path = write(*(row(i) for i in (1, 10, 11, 510, 511, 600, 601, 974, 2000)), row(12, split="train"))
+    ids = {split: [p.task_id for p in load_problems(path, split)] for split in MBPP_SPLITS}
+    assert ids == {"prompt": [1, 10], "test": [11, 510], "validation": [511, 600], "train": [601, 974, 12]}
+    assert len(load_problems(path)) == 10
+
+
+def test_limit_takes_a_seeded_nested_subset(write):
+    path = write(*(row(i) for i in range(601, 641)))
+    ids = [p.task_id for p in load_problems(path)]
+    assert ids == list(range(601, 641))
+    five, ten = ([p.task_id for p in load_problems(path, limit=n, seed=3)] for n in (5, 10))
+    assert five == ten[:5] and five != ids[:5]
+    assert five == [p.task_id for p in load_problems(path, limit=5, seed=3)]
+    assert five != [p.task_id for p in load_problems(path, limit=5, seed=4)]
+    assert sorted(p.task_id for p in load_problems(path, limit=99)) == ids
+
+
+def test_hash_tells_problem_lists_apart_and_does_not_depend_on_the_file(write):
+    one = load_problems(write(row(601), row(602), name="a.jsonl"))
+    same = load_problems(write(dict(reversed(row(601).items())), row(602), name="b.jsonl"))
+    assert problem_set_hash(one) == problem_set_hash(same)
+    others = [one[:1], one[::-1], load_problems(write(row(601, text="Other."), row(602), name="c.jsonl"))]
+    assert len({problem_set_hash(problems) for problems in [one, *others]}) == 4
+    assert len(problem_set_hash(one)) == 64
+
+
+@pytest.mark.parametrize(
+    ("second_row", "words"),
+    [
+        ("{'task_id': 1}", ["line 2", "not valid JSON"]),
+        ("[1, 2]", ["line 2", "JSON object", "list"]),
+        (row(602, code=None), ["line 2", "'code' is missing"]),
+        (row(602, test_list=None), ["line 2", "'test_list' is missing"]),
+        (row("602"), ["line 2", "'task_id'", "int", "str"]),
+        (row(True), ["line 2", "'task_id'", "bool"]),
+        (row(602, text=5), ["line 2", "'text'", "str"]),
+        (row(602, test_list="assert add_one(1) == 2"), ["line 2", "'test_list'", "list"]),
+        (row(602, test_list=[]), ["line 2", "'test_list' is empty"]),
+        (row(602, test_list=[7]), ["line 2", "'test_list'", "strings"]),
+        (row(602, test_list=["assert add_one(1 == 2"]), ["line 2", "not valid Python", "add_one(1 == 2"]),
+        (row(602, test_list=["add_one(1) == 2"]), ["line 2", "one assert statement"]),
+        (row(602, test_list=["assert 1\nassert 2"]), ["line 2", "one assert statement"]),
+        (row(602, challenge_test_list=["assert ("]), ["line 2", "'challenge_test_list'", "not valid Python"]),
+        (row(602, code="def add_one(n) return n"), ["line 2", "reference", "not valid Python"]),
+        (row(602, test_list=["assert add_two(1) == 3"]), ["line 2", "add_one", "add_two(1)"]),
+        (row(602, split="dev"), ["line 2", "unknown split 'dev'"]),
+        (row(601), ["line 2", "task_id 601", "line 1"]),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(write, second_row, words):
+    path = write(row(601), second_row)
+    with pytest.raises(ProblemError) as caught:
+        load_problems(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+def test_errors_of_the_call_say_what_to_do(write, tmp_path):
+    path = write(row(601))
+    for call, word in [
+        (lambda: load_problems("nowhere"), "unknown source 'nowhere'"),
+        (lambda: load_problems(tmp_path / "no.jsonl"), "no.jsonl"),
+        (lambda: load_problems(tmp_path), str(tmp_path)),
+        (lambda: load_problems(path, "dev"), "unknown split 'dev'"),
+        (lambda: load_problems(path, "test"), "no problems"),
+        (lambda: load_problems(write(name="empty.jsonl")), "no problems"),
+        (lambda: load_problems("starter", "prompt"), "no problems"),
+        (lambda: load_problems(path, limit=0), "at least 1"),
+        (lambda: load_problems("starter", limit=-3), "got -3"),
+    ]:
+        with pytest.raises(ProblemError) as caught:
+            call()
+        assert word in str(caught.value)
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}\n')
+    with pytest.raises(ProblemError, match=r"latin\.jsonl"):
+        load_problems(tmp_path / "latin.jsonl")
+
+
+# Each wrapper keeps the call to the function under test as the first call to a defined name.
+WRAPPERS = [
+    "set({})",
+    "({})",
+    "not {}",
+    "{}[0]",
+    "{}.strip()",
+    "len(sorted({}))",
+    "math.isclose({}, 0.5)",
+    "{} == target(2)",
+    "abs({} - 1) < 1e-6",
+    "[{}] + [helper(1)]",
+    "{} if True else helper(2)",
+    "len([x for x in {}])",
+]
+CALLS = ["target(1)", "target(helper(2), key=helper)", "target(*[helper(3)])", "target (\n1)"]
+REFERENCE = (
+    "import math\nclass Pair:\n    pass\ndef helper(n):\n    return n\ndef target(*args, key=None):\n    return 1"
+)
+
+
+@given(st.lists(st.sampled_from(WRAPPERS), max_size=4), st.sampled_from(CALLS))
+def test_entry_point_is_found_inside_wrappers(wrappers, call):
+    for wrapper in wrappers:
+        call = "(" + wrapper.format(call) + ")"
+    assert find_entry_point(f"assert {call}", REFERENCE) == "target"
+
+
+@pytest.mark.parametrize(
+    ("test", "reference", "name"),
+    [
+        ("assert f(g(1)) == 2", "def g(n): return n\ndef f(n): return n + 1", "f"),
+        ("assert longest([Pair(1, 2)]) == 1", "class Pair: pass\ndef longest(pairs): return 1", "longest"),
+        ("assert Stack().size() == 0", "class Stack:\n    def size(self): return 0", "Stack"),
+        ("assert double(2) == 4", "double = lambda n: 2 * n", "double"),
+        ("assert f(1) == 1", "def f(n):\n    def len(x): return x\n    return n", "f"),
+        (r"assert f('\d') == 1", "def f(s): return len('\\d')", "f"),
+    ],
+)
+def test_entry_point_may_be_a_function_a_class_or_a_lambda(test, reference, name):
+    assert find_entry_point(test, reference) == name
+
+
+def test_entry_point_is_not_guessed():
+    with pytest.raises(ProblemError, match="inner"):
+        find_entry_point("assert inner(1) == 1", "def outer(n):\n    def inner(m): return m\n    return inner(n)")
+
+
+def humaneval_row(check: str, number: int = 7) -> dict[str, object]:
+    return {
+        "task_id": f"HumanEval/{number}",
+        "prompt": "from math import floor\n\n\ndef half(n):\n    return floor(n / 2)\n\n\n"
+        'def shrink(n: int, times: int) -> int:\n    """ Halve n a number of times.\n    >>> shrink(8, 2)\n    2\n    """\n',
+        "canonical_solution": "    for _ in range(times):\n        n = half(n)\n    return n\n",
+        "entry_point": "shrink",
+        "test": f"\n\nMETADATA = {{'author': 'x'}}\n\n\ndef check(candidate):\n{check}\n",
+    }
+
+
+PLAIN = (
+    "    assert candidate(8, 2) == 2, 'first'\n    assert abs(candidate(9, 1) - 4) < 1e-6\n    assert True, 'filler'"
+)
+LOOPED = "    for n in range(3):\n        assert candidate(n, 9) == 0\n    assert candidate(8, 1) == {}"
+
+
+def test_humaneval_asserts_become_tests():
+    problem = humaneval_problem(humaneval_row(PLAIN))
+    assert (problem.task_id, problem.entry_point) == (7, "shrink")
+    assert problem.tests == ("assert shrink(8, 2) == 2", "assert abs(shrink(9, 1) - 4) < 1e-06")
+    assert problem.text == "Halve n a number of times.\n>>> shrink(8, 2)\n2"
+    assert problem.challenge_tests == ()
+
+
+def test_humaneval_problems_run_in_the_sandbox():
+    plain = humaneval_problem(humaneval_row(PLAIN))
+    right, wrong = (humaneval_problem(humaneval_row(LOOPED.format(value))) for value in (4, 5))
+    assert right.tests == ("assert check(shrink) == None",)
+    candidate = "def shrink(n, times):\n    return n if times == 0 else shrink(half(n), times - 1)"  # half is in setup
+    with Sandbox() as sandbox:
+        verdicts = sandbox.run(
+            [Program(p.reference, p.tests, p.setup) for p in (plain, right, wrong)]
+            + [Program(candidate, p.tests, p.setup) for p in (plain, right, wrong)]
+        )
+    assert [verdict.mask for verdict in verdicts] == [(1, 1), (1,), (0,)] * 2
+    assert verdicts[2].error_type == "AssertionError"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task_id": "HumanEval"},
+        {"prompt": "def shrink(n, times):\n"},
+        {"test": "assert shrink(1, 0) == 1"},
+        {"test": "def check(candidate):\n    assert True"},
+        {"entry_point": "grow"},
+        {"test": None},
+    ],
+)
+def test_what_is_not_a_humaneval_row_is_refused(changes):
+    broken = {name: value for name, value in (humaneval_row(PLAIN) | changes).items() if value is not None}
+    with pytest.raises(ProblemError):
+        humaneval_problem(broken)
+
+
+def test_hub_data_sets_are_joined_over_their_splits(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    ids = {"train": [601, 602], "test": [11], "validation": [511], "prompt": [1]}
+    mbpp = {name: datasets.Dataset.from_list([row(i) for i in part]) for name, part in ids.items()}
+    humaneval = {"test": datasets.Dataset.from_list([humaneval_row(PLAIN, i) for i in range(3)])}
+    hub = {("google-research-datasets/mbpp", "full"): mbpp, ("openai/openai_humaneval", None): humaneval}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *key: datasets.DatasetDict(hub[key]))
+    assert [p.task_id for p in load_problems("mbpp")] == [1, 11, 511, 601, 602]
+    assert [p.task_id for p in load_problems("mbpp", "train")] == [601, 602]
+    assert [p.task_id for p in load_problems("humaneval", "test")] == [0, 1, 2]
+    with pytest.raises(ProblemError, match="no problems in 'humaneval' for split 'train'"):
+        load_problems("humaneval", "train")
+
+
+def test_a_hub_out_of_reach_names_the_two_ways_out(tmp_path):
+    code = "from ppo_codet5.helpers.problems import load_problems; load_problems('mbpp')"
+    away = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_DATASETS_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | away, capture_output=True, text=True)
+    message = done.stderr.strip().splitlines()[-1]
+    for word in ["ProblemError", "google-research-datasets/mbpp", "HF_HOME", "'starter'", ".jsonl"]:
+        assert word in message
+
+
+def test_importing_the_loader_does_not_import_datasets_or_torch():
+    code = "import sys, ppo_codet5.helpers.problems as p; p.load_problems('starter'); print({'datasets', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@needs_mbpp
+def test_all_of_mbpp_loads():
+    problems = load_problems(MBPP)
+    assert [p.task_id for p in problems] == list(range(1, 975))
+    sizes = {split: len(load_problems(MBPP, split)) for split in MBPP_SPLITS}
+    assert sizes == {"prompt": 10, "test": 500, "validation": 90, "train": 374}
+    assert sum(len(p.tests + p.challenge_tests) for p in problems) == 2938
+    for problem in problems:
+        assert problem.entry_point + "(" in problem.tests[0].replace(" (", "(")
+        assert "\r" not in problem.reference + problem.setup + "".join(problem.tests)
+    names = {p.task_id: p.entry_point for p in problems}
+    assert (names[11], names[912], names[927]) == ("remove_Occ", "lobb_num", "max_height")
