@@ -68,12 +68,19 @@ from fractions import Fraction
 from json.encoder import encode_basestring_ascii as quote
 from types import MappingProxyType
 
+layers: types.ModuleType | None = None
+if sys.platform == "linux":
+    sys.path.append(_HERE)
+    layers = __import__("_sandbox_layers")
+    sys.path.remove(_HERE)
+
 REPLY = struct.Struct(
     "<iBBIdd"
 )  # wait status, why killed, clean, phases ended, CPU seconds, wall seconds; then the report
 NOT_KILLED, CPU_LIMIT, WALL_LIMIT = 0, 1, 2
 HEADER = struct.Struct("<IIdd")  # bytes of report, phases ended, CPU seconds and clock at the end of the last phase
 REPORT_BYTES = 8 << 20
+STACK_BYTES = 8 << 20
 VALUE_CHARS = 1 << 20  # of one encoded value
 VALUE_DEPTH = 200
 TEXT_CHARS = 400  # of an exception's text; the client cuts further
@@ -484,33 +491,57 @@ def f(a, b=2):
 """
 
 
-def serve(config):
+def lock_in(config, hello):
+    """Apply the layers that work; the function that locks each child further. Fills in ``hello``."""
+    wanted, scratch, missing = config["layers"], config["scratch"], hello["missing"]
+    active = ["namespaces"] if config["alone"] else []
+    lock_child = None
+    if layers is not None:
+        layers.drop_privileges()
+        if "landlock" in wanted:
+            missing["landlock"] = layers.landlock(scratch)
+        if "seccomp" in wanted:
+            lock_child = layers.child_filter()
+            missing["seccomp"] = layers.seccomp(changes=missing.get("landlock", "not wanted") is not None)
+    for name in ("landlock", "seccomp"):
+        if name in wanted and missing.setdefault(name, "only on Linux") is None:
+            active.append(name)
+            del missing[name]
+    hello["level"] = "+".join(active) or "limits"
+    return lock_child if "seccomp" in active else lambda: None
+
+
+def serve(config, hello):
     """Prepare, say hello, and answer jobs until the client closes the socket."""
-    descriptor = config["fd"]
+    descriptor, alone, scratch = config["fd"], config["alone"], config["scratch"]
     for name in PRELOAD.split():
         __import__(name)
-    level, notes, lock_child, alone, scratch = config["level"], {}, lambda: None, False, config["scratch"]
     children = -1
-    with contextlib.suppress(OSError):
-        children = os.open("/proc/thread-self/children", os.O_RDONLY)
+    if not alone:
+        with contextlib.suppress(OSError):
+            children = os.open("/proc/thread-self/children", os.O_RDONLY)
     os.chdir(scratch)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     os.environ.clear()
     sys.argv[:] = [""]
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_IGN)
+    for name, value in (("CORE", 0), ("FSIZE", FILE_BYTES), ("NOFILE", OPEN_FILES), ("STACK", STACK_BYTES)):
+        kind = getattr(resource, "RLIMIT_" + name)
+        highest = resource.getrlimit(kind)[1]
+        value = value if highest == resource.RLIM_INFINITY else min(value, highest)
+        resource.setrlimit(kind, (value, value))
     memory = mmap.mmap(-1, REPORT_BYTES)
+    lock_child = lock_in(config, hello)
     gc.disable()
     for _ in range(3):
-        execute(
-            {"parts": [["<solution>", WARM_UP]], "tests": [["f(3)"], ["f([1, 2][0], b=3)"]], "start": 0}, Report(memory)
-        )
+        tests = [["f(3)"], ["f([1, 2][0], b=3)"]]
+        execute({"parts": [["<solution>", WARM_UP]], "tests": tests, "start": 0}, Report(memory))
     del sys.modules["solution"]
     gc.collect()
     gc.freeze()
-    hello = {"level": level, "missing": notes, "python": sys.version}
     send(descriptor, json.dumps(hello).encode())
     while head := read_exactly(descriptor, 4):
         job = json.loads(read_exactly(descriptor, struct.unpack("<I", head)[0]))
@@ -520,15 +551,68 @@ def serve(config):
             return  # the scratch folder could not be emptied: the client starts a new server
 
 
+def keep(server, scratch, client):
+    """Body of the keeper: wait for the server, end what it left, remove its folder."""
+
+    def end(*_):
+        with contextlib.suppress(OSError):
+            os.kill(server, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
+    if layers is not None:
+        layers.adopt_orphans()
+        layers.die_with_parent(signal.SIGTERM)
+        if os.getppid() != client:  # it ended before the line above
+            end()
+    while True:
+        try:
+            os.waitpid(server, 0)
+            break
+        except InterruptedError:
+            continue
+    children = -1
+    with contextlib.suppress(OSError):
+        children = os.open("/proc/thread-self/children", os.O_RDONLY)
+    kill_rest(0, False, children)
+    if scratch:
+        empty(scratch)
+        with contextlib.suppress(OSError):
+            os.rmdir(scratch)
+
+
 def main():
     config = json.loads(sys.argv[1])
-    config["scratch"] = tempfile.mkdtemp(prefix="ppo-sandbox-")
-    config["level"] = "limits"
+    descriptor, wanted = config["fd"], config["layers"]
+    hello = {"python": sys.version, "missing": {}}
+    config["alone"], config["scratch"], made = False, "", ""
     try:
-        serve(config)
-    finally:
-        os._exit(0)
+        if "namespaces" in wanted:
+            reason = layers.namespaces() if layers is not None else "only on Linux"
+            config["alone"] = reason is None
+            if reason is None:
+                config["scratch"], reason = layers.private_folder()
+            if reason is not None:
+                hello["missing"]["namespaces" if not config["alone"] else "private folder"] = reason
+    except OSError as error:
+        send(descriptor, json.dumps({"layer": "namespaces", "error": str(error)}).encode())
+        return
+    if not config["scratch"]:
+        config["scratch"] = made = tempfile.mkdtemp(prefix="ppo-sandbox-")
+    keeper = os.getpid()
+    server = os.fork()
+    if server:
+        os.close(descriptor)
+        return keep(server, made, config["client"])
+    if layers is not None:
+        layers.die_with_parent(signal.SIGKILL)
+        layers.adopt_orphans()
+        if not config["alone"] and os.getppid() != keeper:
+            return
+    serve(config, hello)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        os._exit(0)
