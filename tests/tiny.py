@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -78,7 +79,7 @@ def save_t5(folder: Path, seed: int = 0) -> Path:
         eos_token_id=2,
         decoder_start_token_id=0,
     )
-    return _save(T5ForConditionalGeneration, config, words, folder, seed)
+    return _save(T5ForConditionalGeneration, config, words, folder, seed, spread=30.0)
 
 
 def save_llama(folder: Path, seed: int = 0, context: int = 512) -> Path:
@@ -96,19 +97,17 @@ def save_llama(folder: Path, seed: int = 0, context: int = 512) -> Path:
         bos_token_id=1,
         eos_token_id=2,
     )
-    return _save(LlamaForCausalLM, config, words, folder, seed)
+    return _save(LlamaForCausalLM, config, words, folder, seed, spread=20.0)
 
 
-def _save(kind, config, words: PreTrainedTokenizerFast, folder: Path, seed: int) -> Path:  # type: ignore[no-untyped-def]
+def _save(kind: Any, config: Any, words: PreTrainedTokenizerFast, folder: Path, seed: int, spread: float) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = kind(config)
-        with (
-            torch.no_grad()
-        ):  # initial weights this small give nearly uniform logits: spread them, so that texts differ
-            for weight in model.parameters():
-                if weight.ndim > 1:
-                    weight.mul_(4.0)
+        # Initial weights hardly look at the prompt. Not the embeddings: T5 would repeat its last token.
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "shared" not in name:
+                weight.data.mul_(spread)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

@@ -1,0 +1,451 @@
+"""The in-process generators: real (tiny, random) models of both kinds, and SmolLM2 where it says so."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ppo_codet5.helpers import decoding
+from ppo_codet5.helpers.decoding import TransformersGenerator, sample, uniforms
+from ppo_codet5.helpers.models import ModelError, Request, load_generator
+from tiny import save_llama, save_t5
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+FENCED = "```python\ndef add("
+CHAT = (("system", "You write Python."), ("user", "Write add."))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only lose by threads, and lose a lot where others use the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {"t5": save_t5(root / "tiny-t5"), "llama": save_llama(root / "tiny-llama")}
+
+
+@pytest.fixture(scope="module", params=["t5", "llama"])
+def generator(request: pytest.FixtureRequest, folders: dict[str, Path]) -> TransformersGenerator:
+    return load_generator(str(folders[request.param]), device="cpu", batch_size=8)
+
+
+def mixed_requests(count: int, seed: int = 0) -> list[Request]:
+    """Requests of many lengths and settings."""
+    draw = random.Random(seed)
+    return [
+        Request(
+            prompt="Write a function " + "for x in text " * draw.randrange(12),
+            seed=draw.getrandbits(64),
+            prefix=draw.choice(["", FENCED, "def is_prime(n):\n    "]),
+            max_new_tokens=draw.randrange(1, 40),
+            temperature=draw.choice([0.0, 0.7, 1.3]),
+            top_p=draw.choice([0.5, 0.9, 1.0]),
+            stop=draw.choice(["none", "function", "line", "fence"]),
+        )
+        for _ in range(count)
+    ]
+
+
+# A request decides its text
+
+
+def test_text_depends_on_the_request_alone(generator: TransformersGenerator, folders: dict[str, Path]) -> None:
+    requests = mixed_requests(30)
+    together = generator.generate(requests)
+    assert len({c.text for c in together}) > 20
+    assert [generator.generate([request])[0] for request in requests] == together
+    order = list(range(len(requests)))
+    random.Random(1).shuffle(order)
+    small = load_generator(str(folders[generator.name.removeprefix("tiny-")]), device="cpu", batch_size=3)
+    assert small is not generator and small.model is generator.model
+    shuffled = small.generate([requests[i] for i in order])
+    assert [shuffled[order.index(i)] for i in range(len(requests))] == together
+
+
+def test_greedy_is_what_transformers_generates(generator: TransformersGenerator, folders: dict[str, Path]) -> None:
+    """The library's own loop, one prompt at a time, is the independent reference for masks, positions and caches."""
+    folder = folders[generator.name.removeprefix("tiny-")]
+    kind = AutoModelForSeq2SeqLM if generator.encoder_decoder else AutoModelForCausalLM
+    model, words = kind.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompts = ["", "def ", "Count the vowels of a string.", "for i in range(2, int(n**0.5) + 1):\n" * 3, "Write add"]
+    requests = [Request(prompt, 0, prefix=FENCED, max_new_tokens=25, temperature=0) for prompt in prompts]
+    for request, completion in zip(requests, generator.generate(requests), strict=True):
+        if generator.encoder_decoder:
+            inputs = words(request.prompt, return_tensors="pt")
+            forced = [0, *words(FENCED, add_special_tokens=False).input_ids]
+            inputs["decoder_input_ids"] = torch.tensor([forced])
+            prompt_tokens = inputs.input_ids.shape[1] + len(forced) - 1
+        else:
+            inputs = words(request.prompt + FENCED, return_tensors="pt", return_token_type_ids=False)
+            forced = inputs.input_ids[0].tolist()
+            prompt_tokens = len(forced)
+        out = model.generate(**inputs, max_new_tokens=25, do_sample=False)[0].tolist()[len(forced) :]
+        expected = FENCED + words.decode(out, skip_special_tokens=True)
+        assert completion.text == expected.rstrip("\ufffd"), request.prompt  # bytes of an unfinished character wait
+        assert completion.completion_tokens == len(out)
+        assert completion.prompt_tokens == prompt_tokens
+        assert completion.finish_reason == ("stop" if out[-1] == 2 else "length")
+
+
+def test_seeds_differ_and_global_randomness_is_neither_used_nor_changed(generator: TransformersGenerator) -> None:
+    requests = [Request("Write add", seed, max_new_tokens=12, temperature=1.0) for seed in range(6)]
+    torch.manual_seed(1)
+    first, state = generator.generate(requests), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert generator.generate(requests) == first
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())
+    assert len({c.text for c in first}) == 6
+
+
+def test_chat_is_the_template_without_todays_date(folders: dict[str, Path]) -> None:
+    llama = load_generator(str(folders["llama"]), device="cpu", batch_size=8)
+    request = Request(CHAT, 5, prefix=FENCED, max_new_tokens=20)
+    written = "26 Jul 2024\n[system] You write Python.</s>[user] Write add.</s>[assistant] "
+    (chat,) = llama.generate([request])
+    (plain,) = llama.generate([replace(request, prompt=written)])  # <s> comes from the tokenizer here
+    assert chat == plain
+    t5 = load_generator(str(folders["t5"]), device="cpu")
+    with pytest.raises(ModelError, match="tiny-t5 has no chat template"):
+        t5.generate([request])
+
+
+# Ends and counts
+
+
+def test_counts_and_reasons(generator: TransformersGenerator) -> None:
+    requests = [Request("Write add", seed, max_new_tokens=30, temperature=2.0, top_p=1.0) for seed in range(40)]
+    done = generator.generate(requests)
+    assert {c.finish_reason for c in done} == {"stop", "length"}  # random weights emit </s> now and then
+    assert all(c.completion_tokens == 30 for c in done if c.finish_reason == "length")
+    assert any(c.completion_tokens < 30 for c in done if c.finish_reason == "stop")
+    short = generator.generate([replace(r, max_new_tokens=7) for r in requests])
+    for long, cut in zip(done, short, strict=True):
+        assert cut.completion_tokens == min(7, long.completion_tokens)
+        assert long.text.startswith(cut.text)
+
+
+def test_a_stop_rule_saves_the_rest(generator: TransformersGenerator) -> None:
+    """The text is the unstopped text, cut; the tokens are those up to the cut and no more."""
+    free = [Request("Write add", seed, max_new_tokens=60, temperature=1.5) for seed in range(20)]
+    whole = generator.generate(free)
+    stopped = generator.generate([replace(r, stop="line") for r in free])
+    assert any(c.finish_reason == "stop" and c.completion_tokens < 30 for c in stopped)
+    for all_of_it, line in zip(whole, stopped, strict=True):
+        assert all_of_it.text.startswith(line.text)
+        assert not line.text.strip() or "\n" not in line.text.lstrip()
+        if "\n" in all_of_it.text.lstrip():
+            assert line.finish_reason == "stop" and line.completion_tokens <= all_of_it.completion_tokens
+
+
+def test_context_is_a_limit_and_not_a_crash(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "short", context=64)
+    short = load_generator(str(folder), device="cpu")
+    words = AutoTokenizer.from_pretrained(folder)
+    prompt = "x " * 25
+    size = len(words(prompt).input_ids)
+    (done,) = short.generate([Request(prompt, 1, max_new_tokens=500, temperature=1.0)])
+    assert done.prompt_tokens == size
+    assert done.finish_reason == "stop" or done.completion_tokens == 64 - size
+    with pytest.raises(ModelError, match=r"Request 1 has a prompt of .* tokens, but short can see 64: shorten it"):
+        short.generate([Request("x", 1), Request("x " * 200, 1)])
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_text(folders: dict[str, Path], monkeypatch) -> None:
+    for kind in folders:
+        roomy = load_generator(str(folders[kind]), device="cpu", batch_size=8)
+        tight = TransformersGenerator(roomy.model, roomy.tokenizer, "tight", "1", batch_size=16)
+        forward, calls = tight._forward, []
+
+        def limited(forward=forward, calls=calls, **inputs):
+            rows = len(inputs.get("input_ids", inputs.get("decoder_input_ids")))
+            calls.append(rows)
+            if rows > 5 or (rows > 3 and len(calls) == 20):  # the second one in the middle of a batch
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(**inputs)
+
+        monkeypatch.setattr(tight, "_forward", limited)
+        requests = mixed_requests(20, seed=3)
+        with pytest.warns(RuntimeWarning, match="out of memory: tight goes on with batches of"):
+            assert tight.generate(requests) == roomy.generate(requests)
+        assert tight.batch_size == 2 and max(calls[-10:]) <= 2
+
+        def never(**inputs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(tight, "_forward", never)
+        with pytest.raises(ModelError, match="does not fit into the device's memory with one request"), pytest.warns():
+            tight.generate(requests)
+
+
+def test_finished_rows_leave_the_batch_and_waiting_rows_enter(folders: dict[str, Path]) -> None:
+    """The model computes one row per generated token, whatever the lengths: nothing is spent on finished rows."""
+    for folder in folders.values():
+        shared = load_generator(str(folder), device="cpu", batch_size=8)
+        fresh = TransformersGenerator(shared.model, shared.tokenizer, "fresh", "1", batch_size=4)
+        requests = [Request("Write add", seed, max_new_tokens=3 + 5 * (seed % 7)) for seed in range(25)]
+        done = fresh.generate(requests)
+        stats = fresh.stats
+        assert stats.forward_rows == stats.completion_tokens == sum(c.completion_tokens for c in done)
+        assert stats.forward_rows / stats.forward_calls > 3  # of 4
+        assert stats.requests == 25 and stats.prompt_tokens == sum(c.prompt_tokens for c in done)
+
+
+def test_nothing_to_do(generator: TransformersGenerator) -> None:
+    assert generator.generate([]) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 2**64}, {"max_new_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"stop": "x"}]
+)
+def test_wrong_requests_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Request(**{"prompt": "a", "seed": 1, **wrong})
+
+
+# Sampling
+
+
+def nucleus(logits: list[float], temperature: float, top_p: float) -> dict[int, float]:
+    """Probabilities inside the nucleus, the plain way."""
+    scaled = np.array(logits) / temperature
+    p = np.exp(scaled - scaled.max())
+    p /= p.sum()
+    kept: dict[int, float] = {}
+    for token in sorted(range(len(p)), key=lambda t: (-p[t], t)):
+        if sum(kept.values()) >= top_p:
+            break
+        kept[token] = p[token]
+    return {token: share / sum(kept.values()) for token, share in kept.items()}
+
+
+@pytest.mark.parametrize("temperature, top_p", [(0.7, 0.9), (1.0, 1.0), (2.0, 0.6)])
+def test_frequencies_are_the_probabilities_of_the_nucleus(temperature: float, top_p: float) -> None:
+    logits = [2.0, 1.0, 1.0, 0.5, -1.0, -3.0, 1.9]
+    expected = nucleus(logits, temperature, top_p)
+    rows = [(Request("a", seed, temperature=temperature, top_p=top_p), seed % 50) for seed in range(40_000)]
+    drawn = np.bincount(sample(torch.tensor([logits]).expand(len(rows), -1), rows), minlength=len(logits)) / len(rows)
+    assert set(np.flatnonzero(drawn)) == set(expected)
+    for token, share in expected.items():
+        assert abs(drawn[token] - share) < 4 * np.sqrt(share / len(rows))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    logits=st.lists(st.integers(-12, 12), min_size=1, max_size=40),
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    top_p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 2**64 - 1),
+    keep=st.integers(1, 8),
+)
+def test_the_short_list_changes_nothing(
+    logits: list[int], temperature: float, top_p: float, seed: int, keep: int
+) -> None:
+    """Integer logits, so that ties are common, as they are in bfloat16: they go by token id at every list length."""
+    row = [(Request("a", seed, temperature=temperature, top_p=top_p), 3)]
+    values = torch.tensor([logits], dtype=torch.float32) / 4
+    full = decoding._TOP_K
+    (chosen,) = sample(values, row)
+    try:
+        decoding._TOP_K = keep
+        assert sample(values, row) == [chosen]
+    finally:
+        decoding._TOP_K = full
+    if temperature == 0:
+        assert chosen == int(np.argmax(logits))
+    else:
+        assert chosen in nucleus([x / 4 for x in logits], temperature, top_p)
+
+
+def test_noise_is_uniform_and_differs_in_every_counter() -> None:
+    seeds, steps, tokens = np.meshgrid(np.arange(40), np.arange(40), np.arange(40))
+    noise = uniforms(seeds, steps, tokens)
+    assert len(np.unique(noise)) == noise.size and noise.min() > 0 and noise.max() < 1
+    share = np.bincount((noise * 16).astype(int).ravel(), minlength=16) / noise.size
+    assert abs(share - 1 / 16).max() < 5 * np.sqrt(1 / 16 / noise.size)
+    for axis in range(3):  # neighbours in any counter are not correlated
+        a, b = noise.take(range(39), axis).ravel(), noise.take(range(1, 40), axis).ravel()
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
+    assert uniforms(np.array(2**64 - 1, dtype=np.uint64), np.array(0), np.array(0)).shape == ()
+
+
+def test_like_logits_with_one_seed_mostly_give_the_same_token() -> None:
+    """Common random numbers: two prompts that mean the same are compared under the same noise."""
+    base = torch.randn(500, 1000, generator=torch.Generator().manual_seed(0)) * 3
+    other = base + 0.1 * torch.randn(500, 1000, generator=torch.Generator().manual_seed(1))
+    rows = [(Request("a", seed), 0) for seed in range(500)]
+    same = np.mean(np.array(sample(base, rows)) == np.array(sample(other, rows)))
+    apart = np.mean(
+        np.array(sample(base, rows)) == np.array(sample(other, [(Request("a", s + 500), 0) for s in range(500)]))
+    )
+    assert same > 0.8 > 0.5 > apart
+
+
+# Loading
+
+
+def test_the_same_model_is_loaded_once_and_let_go(folders: dict[str, Path], tmp_path: Path) -> None:
+    first = load_generator(str(folders["llama"]), device="cpu", batch_size=8)
+    assert load_generator(str(folders["llama"]), device="cpu", batch_size=8) is first
+    assert load_generator(str(folders["llama"]), dtype="bfloat16", device="cpu", batch_size=8) is not first
+    copy = load_generator(str(save_llama(tmp_path / "tiny-llama")), device="cpu")
+    other = load_generator(str(save_llama(tmp_path / "other" / "tiny-llama", seed=1)), device="cpu")
+    assert first.name == copy.name == other.name == "tiny-llama"
+    assert first.revision == copy.revision != other.revision  # by content
+
+
+def test_bfloat16_runs_both_kinds(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        half = load_generator(str(folder), dtype="bfloat16", device="cpu")
+        assert half.dtype == "bfloat16"
+        assert [c.prompt_tokens > 0 for c in half.generate(mixed_requests(6))] == [True] * 6
+
+
+def test_wrong_arguments_name_the_right_ones(tmp_path: Path) -> None:
+    for name in ("smollm3", str(tmp_path / "missing"), "./nowhere", "a/b/c"):
+        with pytest.raises(ModelError, match=r"alias \(smollm2-135m\), an existing folder .* or a hub id"):
+            load_generator(name)
+    with pytest.raises(ModelError, match="float32, bfloat16"):
+        load_generator("smollm2-135m", dtype="int8")
+    with pytest.raises(ModelError, match="batch_size is 0"):
+        load_generator("smollm2-135m", batch_size=0)
+    with pytest.raises(ModelError, match=r"cannot be loaded: "):
+        load_generator(str(tmp_path))  # a folder without a model
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as these answers need: models known to it are gated, others do not exist."""
+
+    def do_GET(self) -> None:
+        known = "/gated/" in self.path
+        if known and self.path.startswith("/api/models/"):
+            body = json.dumps({"id": "gated/model", "sha": "0" * 40, "siblings": []}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+        else:
+            body = b"{}"
+            self.send_response(403 if known else 404)
+            self.send_header("X-Error-Code", "GatedRepo" if known else "RepoNotFound")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+ASK = """
+import sys
+from ppo_codet5.helpers.models import ModelError, load_generator
+for name in sys.argv[1:]:
+    try:
+        load_generator(name)
+    except ModelError as error:
+        print(error)
+"""
+
+
+def ask(tmp_path: Path, *names: str, **env: str) -> list[str]:
+    """What load_generator says about ``names`` in a process of its own: the hub's library reads its settings once."""
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0", **env}
+    run = subprocess.run([sys.executable, "-c", ASK, *names], env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert "Retry" not in run.stderr  # the library's five retries take 23 s for each file
+    return run.stdout.splitlines()
+
+
+def test_gated_and_missing_models_say_what_to_do(tmp_path: Path) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        gated, missing = ask(tmp_path, "gated/model", "someone/typo", HF_ENDPOINT=endpoint, NO_PROXY="127.0.0.1")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "gated/model is a gated model: accept its licence" in gated and "hf auth login" in gated
+    assert "The hub has no model someone/typo" in missing
+
+
+def test_unreachable_hub_fails_at_once_with_the_ways_out(tmp_path: Path) -> None:
+    (silent,) = ask(tmp_path, "owner/model", HF_ENDPOINT="http://127.0.0.1:9", NO_PROXY="127.0.0.1")  # nobody listens
+    (offline,) = ask(tmp_path, "owner/model", HF_HUB_OFFLINE="1")
+    assert silent == offline
+    for way_out in ("HF_HUB_OFFLINE=1", "a folder", "smollm2-135m"):
+        assert way_out in silent
+
+
+def test_the_contract_is_importable_without_torch() -> None:
+    """The sandbox's server is forked before torch is loaded, by a process that has imported the contract."""
+    code = "import sys, ppo_codet5.helpers.gencache, ppo_codet5.helpers.models; sys.exit('torch' in sys.modules)"
+    root = str(Path(__file__).parent.parent)
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
+
+
+# The real small model
+
+
+@pytest.mark.slow
+def test_smollm2_text_depends_on_the_request_alone() -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    smol = load_generator("smollm2-135m", device="cpu", batch_size=8)
+    requests = smollm2_requests(8)
+    together = smol.generate(requests)
+    assert smol.generate(requests[::-1])[::-1] == together
+    assert [smol.generate([request])[0] for request in requests] == together
+    assert sum(c.finish_reason == "stop" for c in together) >= 6
+    assert all(c.text.startswith(request.prefix) for c, request in zip(together, requests, strict=True))
+
+
+@pytest.mark.slow
+def test_smollm2_bfloat16_divergence_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    half = load_generator("smollm2-135m", dtype="bfloat16", device="cpu", batch_size=12)
+    requests = smollm2_requests(12)
+    together, alone = half.generate(requests), [half.generate([request])[0] for request in requests]
+    same = sum(a == b for a, b in zip(together, alone, strict=True))
+    with capsys.disabled():
+        print(f"\nbfloat16: {same} of {len(requests)} texts are the same alone and in a batch of {len(requests)}")
+    assert half.generate(requests) == together  # the same batch gives the same texts
+
+
+def smollm2_requests(count: int) -> list[Request]:
+    tasks = {
+        "add": "returns the sum of two numbers",
+        "count_vowels": "counts the vowels in a string",
+        "is_prime": "checks whether a number is prime",
+        "merge": "merges two sorted lists into one",
+    }
+    return [
+        Request(
+            (("user", f"Write a Python function named {name} that {task}."),),
+            seed=1000 + i,
+            prefix=f"```python\ndef {name}(",
+            max_new_tokens=48,
+            stop="function",
+        )
+        for i, (name, task) in zip(range(count), list(tasks.items()) * count, strict=False)
+    ]
