@@ -29,6 +29,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+_JOINERS = dict.fromkeys(map(ord, "-'\u2019"))
 _CAMEL_CASE = re.compile(r"[^\W\d_]*[a-z][A-Z]")
 # First letter of a Penn tag -> WordNet's part of speech (adjectives include satellites) and lemminflect's.
 _POS = {"N": ("n", "NOUN"), "V": ("v", "VERB"), "J": ("a", "ADJ"), "R": ("r", "ADV")}
@@ -190,8 +191,9 @@ class Lexicon:
 
 
 def _is_word(match: re.Match[str]) -> bool:
-    word = match["word"]
-    return bool(word) and (len(word) > 1 or word in "aAI") and not _CAMEL_CASE.match(word)
+    word = match["word"] or ""
+    letters = word.translate(_JOINERS).isalpha()  # to "re", signs such as ½ are letters too
+    return letters and (len(word) > 1 or word in "aAI") and not _CAMEL_CASE.match(word)
 
 
 def _lemmas(word: str, tag: str, universal: str) -> list[str]:
