@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from ppo_codet5.helpers import assets
 from ppo_codet5.helpers.embedding import Embedder
 from ppo_codet5.helpers.lexicon import Lexicon

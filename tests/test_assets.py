@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import pickle
 import subprocess
@@ -10,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from ppo_codet5.helpers import assets
 
 
@@ -185,6 +186,31 @@ def test_unknown_word_vectors(empty_index: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("GENSIM_DATA_DIR", str(empty_index))
     with pytest.raises(assets.AssetError, match=r"'no-such-vectors' are neither a file nor .* or use 'glove'"):
         assets.word_vectors("no-such-vectors")
+
+
+def test_vectors_from_gensims_downloader_are_converted_once(tmp_path: Path) -> None:
+    """As if gensim had downloaded them; the converted copy is what later runs read."""
+    name = "fasttext-wiki-news-subwords-300"
+    data = tmp_path / "gensim-data"
+    (data / name).mkdir(parents=True)
+    (data / "information.json").write_text(
+        json.dumps({"corpora": {}, "models": {name: {"file_name": f"{name}.gz", "parts": 1}}})
+    )
+    (data / name / f"{name}.gz").write_bytes(gzip.compress(b"2 3\nbig 1 0 0\nlarge 0.6 0.8 0\n"))
+    (data / name / "__init__.py").write_text(
+        "import os\nfrom gensim.models import KeyedVectors\n"
+        f"def load_data():\n    file = os.path.join(os.path.dirname(__file__), '{name}.gz')\n"
+        "    return KeyedVectors.load_word2vec_format(file, binary=False)\n"
+    )
+    code = f"""if True:
+        from ppo_codet5.helpers.lexicon import Lexicon
+        print(Lexicon({name!r}).similarity("big", "large"))
+    """
+    env = {**os.environ, "GENSIM_DATA_DIR": str(data), "PPO_CODET5_CACHE": str(tmp_path / "cache")}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        assert done.stdout == "0.6\n", done.stderr
+        (data / name / f"{name}.gz").unlink(missing_ok=True)
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from ppo_codet5.helpers import embedding
 from ppo_codet5.helpers.assets import AssetError
 from ppo_codet5.helpers.embedding import Embedder
@@ -57,9 +56,8 @@ def test_shape_and_length(embedder: Embedder) -> None:
 
 def test_like_the_published_model(embedder: Embedder) -> None:
     """The plain float32 model gives the same vectors up to rounding."""
-    from sentence_transformers import SentenceTransformer
-
     from ppo_codet5.helpers import assets
+    from sentence_transformers import SentenceTransformer
 
     plain = SentenceTransformer(str(assets.minilm())).encode(TEXTS, show_progress_bar=False)
     assert np.abs(embedder.encode(TEXTS) - plain).max() < 2e-6

@@ -63,7 +63,9 @@ def test_everything_that_decides_the_text_is_in_the_key(tmp_path: Path) -> None:
     assert set(other) == {f.name for f in fields(Request)}
     cached = CachedGenerator(Echo(), tmp_path)
     keys = {cached.key(base)} | {cached.key(replace(base, **{name: value})) for name, value in other.items()}
-    keys |= {CachedGenerator(Echo(**change), tmp_path).key(base) for change in ({"revision": "2"}, {"dtype": "bfloat16"})}
+    keys |= {
+        CachedGenerator(Echo(**change), tmp_path).key(base) for change in ({"revision": "2"}, {"dtype": "bfloat16"})
+    }
     assert len(keys) == len(other) + 3
     assert cached.key(base) == CachedGenerator(Echo(), tmp_path / "elsewhere").key(Request("a", 1))
 

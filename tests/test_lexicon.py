@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from ppo_codet5.helpers.lexicon import Lexicon, changed_words, tokenize
 
 WORDS = [("find", "VB"), ("list", "NN"), ("numbers", "NNS"), ("returns", "VBZ"), ("largest", "JJS"), ("quickly", "RB")]

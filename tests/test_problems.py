@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ppo_codet5.helpers.problems import (
     MBPP_SPLITS,
     Problem,

@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from ppo_codet5.helpers.problems import STARTER, Problem, load_problems
 from ppo_codet5.helpers.sandbox import Program, Sandbox
 

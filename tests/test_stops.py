@@ -62,8 +62,38 @@ def test_none_rule_and_unknown_rule() -> None:
 
 
 PIECES = st.sampled_from(
-    ["def ", "def f(x):\n", "async def g():", "class A:\n", "f", "helper", "\n", "\n    ", "return ", "(", ")", "[", "]"]
-    + [":", '"', "'", '"""', "'''", "\\", "#", "`", "``", "```", "```python\n", "@", "import ", "x", " ", "[/PY", "THON]"]
+    [
+        "def ",
+        "def f(x):\n",
+        "async def g():",
+        "class A:\n",
+        "f",
+        "helper",
+        "\n",
+        "\n    ",
+        "return ",
+        "(",
+        ")",
+        "[",
+        "]",
+        ":",
+        '"',
+        "'",
+        '"""',
+        "'''",
+        "\\",
+        "#",
+        "`",
+        "``",
+        "```",
+        "```python\n",
+        "@",
+        "import ",
+        "x",
+        " ",
+        "[/PY",
+        "THON]",
+    ]
 )
 
 

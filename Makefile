@@ -1,0 +1,42 @@
+# make demo   a trained agent and its evaluation on a laptop, from nothing but a package index
+# make test   all fast tests;  make test-slow  the slower ones;  make lint  ruff, types, twin cells
+PYTHON ?= python3
+PROFILE ?= laptop
+VENV := .venv
+BIN := $(VENV)/bin
+# Two processes that spin on the same cores slow each other down many times over.
+export OMP_WAIT_POLICY := PASSIVE
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-slow lint assets clean
+
+$(BIN)/.requirements: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(BIN)/.requirements-dev: $(BIN)/.requirements requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+assets: $(BIN)/.requirements
+	$(BIN)/python -m ppo_codet5.helpers.assets
+
+demo: assets
+	$(BIN)/python -m ppo_codet5.reproduce --profile $(PROFILE)
+
+test: assets $(BIN)/.requirements-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: assets $(BIN)/.requirements-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(BIN)/.requirements-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check helpers tests tools benchmarks ppo_codet5/__init__.py ppo_codet5/reproduce.py
+	$(BIN)/mypy
+	$(BIN)/python tools/sync_notebooks.py --check
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,231 @@
+"""Run directories: parameters in, logs and checkpoints out, with resume that leaves no trace.
+
+A run directory is the only thing that passes between notebooks. ``summary.json`` is written last, so its presence
+means that the run is complete; without it the next start cuts the logs back to the last checkpoint and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "gymnasium", "numpy", "nltk", "gensim", "textblob")
+LOGS = ("attempts.jsonl", "metrics.jsonl", "timings.jsonl")
+
+
+class RunError(RuntimeError):
+    """A parameter or a run directory that cannot be used; the message says what to do."""
+
+
+def stable_hash(*parts: object, bits: int = 63) -> int:
+    """A non-negative integer of ``bits`` bits from the parts, the same in every process and on every machine."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - bits)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware: recorded in ``config.json``, not part of a run's identity."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    git = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or "no repository"
+    except (OSError, subprocess.SubprocessError):
+        commit = "git not available"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    hardware = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count(), "gpus": gpus}
+    return {"versions": versions, "commit": commit, "hardware": hardware}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old or the new content and nothing between."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _json(value: object, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, **options)
+
+
+def _identity(identity: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    plain = json.loads(_json(identity, default=str))
+    return plain, hashlib.sha256(_json(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished(path: str | Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The summary of a complete run with this identity, ``None`` if it is missing or not complete; writes nothing.
+
+    Raises :class:`RunError` if the folder belongs to another config, or holds files that are not a run's.
+    """
+    path, (now, digest) = Path(path), _identity(identity)
+    config, summary = path / "config.json", path / "summary.json"
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; choose a folder for the run")
+    if config.exists():
+        old = json.loads(config.read_text(encoding="utf-8"))
+        if old.get("hash") != digest:
+            before = old.get("identity", {})
+            differ = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+            raise RunError(
+                f"{path} belongs to another config (different: {', '.join(differ) or 'unknown'}); "
+                "choose another folder or delete this one"
+            )
+    elif path.exists() and any(p.name[0] != "." for p in path.iterdir()):
+        raise RunError(f"{path} is not empty and holds no config.json; choose another folder")
+    return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+
+
+@contextlib.contextmanager
+def scratch(path: str | Path | None) -> Iterator[Path]:
+    """``path``, or a temporary folder that is deleted at the end if it is ``None``."""
+    if path is not None:
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def load_model(path: str | Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's weights from ``final_model.pt``; refuses a file that is not one, or fits another agent."""
+    import torch
+
+    try:
+        weights = torch.load(path, weights_only=True)["agent"]
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    except FileNotFoundError:
+        raise RunError(f"no checkpoint at {path}") from None
+    except Exception as error:  # torch raises many types for a foreign or truncated file
+        raise RunError(
+            f"{path} is not a checkpoint of this project, or it is damaged ({type(error).__name__})"
+        ) from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    if shapes != wanted:
+        raise RunError(f"{path} holds an agent of another shape: {shapes} instead of {wanted}")
+    return weights
+
+
+class Run:
+    """One run directory, held by one process at a time.
+
+    ``identity`` is everything that decides the content of the logs (parameters, strategy, problem and model hashes).
+    Opening a directory whose identity differs raises :class:`RunError` and changes nothing in it.
+    ``record`` (model revisions, sandbox level) is written into ``config.json`` beside it and never compared.
+    ``state`` is what the last :meth:`checkpoint` saved, or ``None``; ``summary`` is set when the run is complete.
+    """
+
+    def __init__(self, path: str | Path, identity: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        self.record = dict(record or {})
+        self.identity, self.hash = _identity(identity)
+        finished(path, identity)  # refuses a folder of another config before anything is written
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(self.path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunError(f"{self.path} is in use by another process; wait for it or choose another folder") from None
+        self.summary: dict[str, Any] | None = None
+        self.state: dict[str, Any] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        config, summary, checkpoint = (self.path / n for n in ("config.json", "summary.json", "checkpoint.pt"))
+        if not config.exists():
+            text = _json({"hash": self.hash, "identity": self.identity, **self.record, **environment()}, indent=2)
+            write_atomically(config, text.encode())
+        if summary.exists():
+            self.summary = json.loads(summary.read_text(encoding="utf-8"))
+            return
+        offsets = dict.fromkeys(LOGS, 0)
+        if checkpoint.exists():
+            import torch
+
+            saved = torch.load(checkpoint, weights_only=True)
+            self.state, offsets = saved["state"], saved["offsets"]
+        self._logs = {}
+        for name in LOGS:  # rows after the checkpoint will be written again
+            self._logs[name] = open(self.path / name, "ab")  # noqa: SIM115 - held for the life of the run
+            self._logs[name].truncate(offsets[name])
+
+    def log(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append one row to ``attempts``, ``metrics`` or ``timings``."""
+        self._logs[f"{name}.jsonl"].write(_json(row).encode() + b"\n")
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Save ``state`` (tensors and plain values) together with the lengths of the logs, atomically."""
+        offsets = {}
+        for name, file in self._logs.items():
+            file.flush()
+            os.fsync(file.fileno())
+            offsets[name] = os.fstat(file.fileno()).st_size
+        self.save("checkpoint.pt", {"state": dict(state), "offsets": offsets})
+        self.state = dict(state)
+
+    def save(self, name: str, value: Mapping[str, Any]) -> Path:
+        """``torch.save`` to a file of the run, atomically; it loads with ``weights_only=True``."""
+        import io
+
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(value), buffer)
+        write_atomically(self.path / name, buffer.getvalue())
+        return self.path / name
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """All rows of a log so far."""
+        if self.summary is None:
+            self._logs[f"{name}.jsonl"].flush()
+        return read_rows(self.path / f"{name}.jsonl")
+
+    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Flush everything, then write ``summary.json``: the run is complete."""
+        for file in self._logs.values():
+            file.flush()
+            os.fsync(file.fileno())
+        write_atomically(self.path / "summary.json", (_json(summary, indent=2) + "\n").encode())
+        self.summary = json.loads(_json(summary))
+        return self.summary
+
+    def close(self) -> None:
+        """Release the files and the lock."""
+        for file in getattr(self, "_logs", {}).values():
+            file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; a last line cut short by a crash is left out."""
+    lines = Path(path).read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]

@@ -1,0 +1,105 @@
+"""Scores from attempts: what is submitted, Pass@1, SoftPass@1, intervals, solved share against budget.
+
+An attempt is a row of ``attempts.jsonl``: ``task_id``, ``attempt`` (0, 1, ...), ``visible_mask``, ``scored_mask``,
+``code`` and costs. Masks are lists of 0/1, one entry per assert.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist, fmean
+from typing import Any
+
+Row = Mapping[str, Any]
+COLUMNS = ("prompt_id", "passed_testcases", "pass_at_1", "pass_at_1_mean", "generated_code")
+EXTRA = ("scored_testcases", "solved", "soft", "attempts", "action", "prompt")
+
+
+def by_problem(rows: Iterable[Row], budget: int | None = None) -> dict[int, list[Row]]:
+    """Attempts grouped by ``task_id`` in order of attempt, the first ``budget`` of each."""
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["task_id"]].append(row)
+    return {task: sorted(group, key=lambda r: r["attempt"])[:budget] for task, group in groups.items()}
+
+
+def share(mask: Sequence[int]) -> float:
+    """Share of asserts passed, 0 for none."""
+    return sum(mask) / len(mask) if mask else 0.0
+
+
+def submitted(attempts: Sequence[Row]) -> Row:
+    """The one program that a strategy hands in: best visible score, the earliest on ties (DESIGN: protocols)."""
+    return max(attempts, key=lambda r: (share(r["visible_mask"]), -r["attempt"]))
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a binomial proportion (Wilson 1927), as two shares."""
+    if n == 0:
+        return (0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p, z2 = successes / n, z * z
+    centre, half = p + z2 / (2 * n), z * ((p * (1 - p) + z2 / (4 * n)) / n) ** 0.5
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return (max(0.0, low), min(1.0, high))
+
+
+def score(rows: Iterable[Row], task_ids: Sequence[int], budget: int | None = None) -> dict[str, Any]:
+    """Scores of one strategy over exactly ``task_ids``; raises ``ValueError`` when a problem is missing or extra.
+
+    Shares are in [0, 1]. ``oracle`` is the share of problems of which any attempt passes all scored asserts: what a
+    perfect choice of the submitted program would reach.
+    """
+    groups = by_problem(rows, budget)
+    if set(groups) != set(task_ids) or len(set(task_ids)) != len(task_ids):
+        missing, extra = sorted(set(task_ids) - set(groups)), sorted(set(groups) - set(task_ids))
+        raise ValueError(f"attempts do not cover the problem list: missing {missing[:10]}, extra {extra[:10]}")
+    final = {task: submitted(group) for task, group in groups.items()}
+    n, used = len(task_ids), [row for group in groups.values() for row in group]
+    solved = sum(all(row["scored_mask"]) for row in final.values())
+    return {
+        "n": n,
+        "solved": solved,
+        "pass_at_1": solved / n,
+        "pass_at_1_interval": wilson(solved, n),
+        "soft_pass_at_1": fmean(share(row["scored_mask"]) for row in final.values()),
+        "visible_pass": sum(all(row["visible_mask"]) for row in final.values()) / n,
+        "oracle": sum(any(all(row["scored_mask"]) for row in group) for group in groups.values()) / n,
+        "budget": budget if budget is not None else max(len(group) for group in groups.values()),
+        "generations": len(used),
+        "rewriter_calls": sum(row["rewriter_calls"] for row in used),
+        "code_tokens": sum(row["prompt_tokens"] + row["completion_tokens"] for row in used),
+        "rewriter_tokens": sum(row["rewriter_prompt_tokens"] + row["rewriter_completion_tokens"] for row in used),
+    }
+
+
+def budget_curve(rows: Iterable[Row], task_ids: Sequence[int], budget: int) -> list[dict[str, Any]]:
+    """:func:`score` at budgets 1..``budget``: had the strategy been stopped after that many generations a problem."""
+    rows = list(rows)
+    return [score(rows, task_ids, b) for b in range(1, budget + 1)]
+
+
+def results_csv(rows: Iterable[Row]) -> str:
+    """``results.csv``: one row per problem, the published columns first, code escaped onto one line."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow((*COLUMNS, *EXTRA))
+    for task, attempts in sorted(by_problem(rows).items()):
+        row = submitted(attempts)
+        mask, scored = row["test_mask"], row["scored_mask"]
+        code = row["code"].replace("\\", "\\\\").replace("\n", "\\n")
+        published = (task, json.dumps(mask), int(all(mask)), f"{sum(mask)}/{len(mask)}", code)
+        ours = (
+            json.dumps(scored),
+            int(all(scored)),
+            f"{share(scored):.4f}",
+            len(attempts),
+            row["action"],
+            row["prompt"],
+        )
+        writer.writerow((*published, *ours))
+    return buffer.getvalue()

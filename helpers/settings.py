@@ -1,0 +1,88 @@
+"""Parameters of the notebooks: read from the tagged cell, checked for name, type and range."""
+
+from __future__ import annotations
+
+import ast
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Optional, Union
+
+from .runs import RunError
+
+_MORE_THAN_0 = (
+    "max_new_tokens rewrite_tokens reflection_tokens max_steps num_envs max_episodes episodes_per_update update_epochs "
+    "minibatches batch_size hidden_size timeout_seconds learning_rate max_grad_norm clip_epsilon success_reward"
+)
+_CHOICES = {
+    "memory_scope": ("problem", "run"),
+    "dtype": ("float32", "bfloat16"),
+    "device": ("auto", "cpu", "cuda"),
+    "eval_split": ("train", "validation", "test"),
+}
+Rule = tuple[str, Callable[[Any], bool], str]
+RULES: list[Rule] = [
+    *((name, lambda v: v > 0, "more than 0") for name in _MORE_THAN_0.split()),
+    *(
+        (name, lambda v: 0 <= v <= 1, "between 0 and 1")
+        for name in ["mutation_rate", "min_similarity", "gamma", "gae_lambda"]
+    ),
+    *(
+        (name, lambda v: v >= 0, "0 or more")
+        for name in ["temperature", "rewrite_temperature", "memory_size", "value_coef", "entropy_coef"]
+    ),
+    *((name, lambda v: v is None or v > 0, "more than 0, or None") for name in ("train_limit", "eval_limit")),
+    *((name, allowed.__contains__, "one of " + ", ".join(allowed)) for name, allowed in _CHOICES.items()),
+    ("visible_tests", lambda v: v == "all" or (isinstance(v, int) and v > 0), '"all" or 1, 2, ...'),
+    ("top_p", lambda v: 0 < v <= 1, "more than 0 and at most 1"),
+    ("penalty_scale", lambda v: v <= 0, "0 or less"),
+    ("reward_scale", lambda v: v > 0, "more than 0"),
+]
+
+
+def validate(config: Any) -> Any:
+    """``config`` itself; raises :class:`RunError` that names the parameter, its value and what is allowed."""
+    for name, allowed, words in RULES:
+        if hasattr(config, name) and not allowed(getattr(config, name)):
+            raise RunError(f"parameter {name} = {getattr(config, name)!r} must be {words}")
+    if config.max_episodes % config.episodes_per_update:
+        raise RunError(
+            f"parameter max_episodes = {config.max_episodes} must be a multiple of "
+            f"episodes_per_update = {config.episodes_per_update}"
+        )
+    return config
+
+
+def check_parameters(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` if a name is not in ``annotations`` or a value is not of the type given there."""
+    for name, value in values.items():
+        if name not in annotations:
+            raise RunError(f"unknown parameter {name!r}; known parameters: {', '.join(sorted(annotations))}")
+        kind = annotations[name]
+        if isinstance(kind, str):
+            kind = eval(kind, {"Optional": Optional, "Union": Union})
+        allowed = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,)
+        if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
+            continue  # YAML writes 1 where 1.0 is meant
+        if not any(type(value) is option for option in allowed):
+            names = " or ".join(option.__name__ for option in allowed)
+            raise RunError(f"parameter {name} = {value!r} is a {type(value).__name__}, expected {names}")
+
+
+def read_parameters(namespace: Mapping[str, Any]) -> types.SimpleNamespace:
+    """The notebook's parameters as one object, checked.
+
+    ``namespace`` is ``globals()`` right after the parameters cell: its annotated names are the parameters. Papermill
+    only warns about a name that the cell does not have; here it is an error, found in the cell that papermill injects.
+    """
+    annotations = {name: kind for name, kind in namespace.get("__annotations__", {}).items() if name in namespace}
+    for source in namespace.get("In", []):
+        if source.startswith("# Parameters\n"):
+            assigned = [
+                target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets
+            ]
+            check_parameters({t.id: namespace[t.id] for t in assigned if isinstance(t, ast.Name)}, annotations)
+    values = {name: namespace[name] for name in annotations}
+    check_parameters(values, annotations)
+    numbers = {name: float(value) for name, value in values.items() if annotations[name] in (float, "float")}
+    return validate(types.SimpleNamespace(**{**values, **numbers}))

@@ -1,0 +1,142 @@
+"""Run the notebooks headless: ``python -m ppo_codet5.reproduce --profile laptop``.
+
+Executed notebooks, figures and run directories go under the profile's ``run_dir``. What is complete is not run again;
+what was interrupted goes on. Exit codes: 0 done, 1 failed, 2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ppo_codet5
+
+NOTEBOOKS = ("01_ppo_codet5.ipynb",)
+
+
+class InputError(Exception):
+    """What the user gave cannot be run; the message says what to do."""
+
+
+def resource(name: str) -> Path:
+    """A file that ships with the package: beside it in a checkout, inside it in an installed wheel."""
+    return next((Path(p) / name for p in ppo_codet5.__path__ if (Path(p) / name).exists()), Path(name))
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """Parameters of a profile: a name in ``profiles/`` or the path of a YAML file."""
+    import yaml
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else resource("profiles") / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in resource("profiles").glob("*.yaml"))
+        raise InputError(f"unknown profile {name!r}; known profiles: {', '.join(known)}, or the path of a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold one parameter per line, as name: value")
+    return values
+
+
+def overrides(pairs: list[str]) -> dict[str, Any]:
+    """``name=value`` arguments, the values read as YAML."""
+    import yaml
+
+    values = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise InputError(f"parameter {pair!r} must have the form name=value")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
+def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """All parameters of the notebook with ``values`` over its defaults; a wrong name, type or range is an error."""
+    import nbformat
+
+    from ppo_codet5.helpers import settings
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    namespace: dict[str, Any] = {}
+    exec(cell.source, namespace)  # flat literals: our own notebook's parameters cell
+    settings.check_parameters(values, namespace["__annotations__"])
+    return vars(settings.read_parameters({**namespace, **values}))
+
+
+def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | None) -> None:
+    """Run one notebook through papermill, in the current folder, with a line per cell of its output on the terminal."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters=values,
+            kernel_name=kernel,
+            progress_bar=sys.stderr.isatty(),
+            stdout_file=sys.stdout,
+            autosave_cell_every=0,
+        )
+    except PapermillExecutionError as error:
+        raise InputError(f"{error.ename}: {error.evalue} (cell {error.exec_count} of {output})") from None
+
+
+def headline(run_dir: Path) -> list[str]:
+    """Where everything is, and one line per strategy, from the summaries under ``run_dir``."""
+    lines = []
+    for path in sorted(run_dir.glob("*/summary.json")):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        for name, score in summary["scores"].items():
+            low, high = score["pass_at_1_interval"]
+            lines.append(
+                f"{name:14s} Pass@1 {score['pass_at_1']:6.1%} [{low:.1%}, {high:.1%}]  SoftPass@1 {score['soft_pass_at_1']:6.1%}"
+                f"  n {score['n']}, budget {score['budget']}, {score['generations']} generations"
+            )
+        lines.append(f"{'':14s} {path}")
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ppo_codet5.reproduce", description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", default="laptop", help="a profile's name, or the path of a .yaml file")
+    parser.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set one parameter"
+    )
+    args = parser.parse_args(arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    root = str(Path(ppo_codet5.__file__).parent.parent)  # the kernel finds the package in any folder
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    started = time.monotonic()
+    try:
+        values = {**load_profile(args.profile), **overrides(args.parameter)}
+        for name in NOTEBOOKS:
+            full = parameters_of(resource(name), values)
+            run_dir = Path(full["run_dir"])
+            output = run_dir / name
+            print(f"{name}: profile {args.profile}, run directory {run_dir}", flush=True)
+            execute(resource(name), output, values, "python3")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
+    except (InputError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"\ndone in {time.monotonic() - started:.0f} s")
+    print(f"executed notebook  {output}\nfigures            {run_dir / 'figures'}\n")
+    print("\n".join(headline(run_dir)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
