@@ -37,7 +37,9 @@ def _axes(columns: int = 1, width: float = 6.4) -> tuple[Figure, list[Any]]:
     return figure, list(axes[0])
 
 
-def synthetic_curves(curves: Sequence[Sequence[float]], fixed: Mapping[str, float], oracle: float) -> Figure:
+def synthetic_curves(
+    curves: Sequence[Sequence[float]], fixed: Mapping[str, float], oracle: float, steps_per_update: int
+) -> Figure:
     """Exact expected return of each seed's policy after each update, against the fixed actions and the oracle."""
     figure, (axis,) = _axes()
     updates = np.arange(1, len(curves[0]) + 1)
@@ -49,7 +51,7 @@ def synthetic_curves(curves: Sequence[Sequence[float]], fixed: Mapping[str, floa
     for (name, value), colour in zip(fixed.items(), COLOURS[1:], strict=False):
         axis.axhline(value, color=colour, linestyle="--", label=f"always {name}")
     axis.axhline(oracle, color="black", label="oracle")
-    axis.set(xlabel="PPO updates (1,024 steps each)", ylabel="expected return per episode", title="Synthetic task")
+    axis.set(xlabel=f"PPO updates ({steps_per_update} steps each)", ylabel="expected return per episode", title="Synthetic task")
     axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.12))
     return figure
 

@@ -83,6 +83,19 @@ def budget_curve(rows: Iterable[Row], task_ids: Sequence[int], budget: int) -> l
     return [score(rows, task_ids, b) for b in range(1, budget + 1)]
 
 
+def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores by strategy as text, one line each, with the 95 % Wilson interval of Pass@1 and the costs."""
+    head = f"{'strategy':18s} {'budget':>6s} {'Pass@1':>7s}  {'95 % interval':15s} {'SoftPass@1':>10s} {'oracle':>7s}"
+    lines = [f"{head} {'generations':>11s} {'rewriter calls':>14s} {'tokens':>8s}"]
+    for name, s in scores.items():
+        low, high = s["pass_at_1_interval"]
+        interval = f"[{low:.1%}, {high:.1%}]"
+        line = f"{name:18s} {s['budget']:6d} {s['pass_at_1']:7.1%}  {interval:15s} {s['soft_pass_at_1']:10.1%}"
+        tokens = s["code_tokens"] + s["rewriter_tokens"]
+        lines.append(f"{line} {s['oracle']:7.1%} {s['generations']:11d} {s['rewriter_calls']:14d} {tokens:8d}")
+    return "\n".join(lines)
+
+
 def results_csv(rows: Iterable[Row]) -> str:
     """``results.csv``: one row per problem, the published columns first, code escaped onto one line."""
     buffer = io.StringIO()

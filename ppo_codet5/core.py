@@ -7,6 +7,7 @@ then run ``python tools/sync_notebooks.py --write``.
 
 import re
 import time
+import types
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,9 @@ class Parameters:
     train_limit: "Optional[int]" = None  # train on this many problems of the split, None for all
     eval_split: str = "test"  # split that is scored, "validation" while tuning
     eval_limit: "Optional[int]" = None  # score this many problems of the split, None for all
-    visible_tests: "Union[int, str]" = 1  # asserts shown to models and agent, 1 is leak-free and "all" is the published protocol
+    visible_tests: "Union[int, str]" = (
+        1  # asserts shown to models and agent, 1 is leak-free and "all" is the published protocol
+    )
     # Models
     code_model: str = "smollm2-135m"  # writes the programs: hub name, local folder or "smollm2-135m"
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
@@ -55,7 +58,7 @@ class Parameters:
     mutation_rate: float = 0.25  # probability that a word that may change does
     min_similarity: float = 0.8  # least cosine between a mutant and the original text
     rewrite_temperature: float = 0.7  # of the rewriter
-    rewrite_tokens: int = 40  # limit of a rewrite
+    rewrite_tokens: int = 48  # limit of a rewrite
     reflection_tokens: int = 32  # limit of a reflection
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
@@ -125,11 +128,13 @@ STOP_RULE = "function"  # generation ends when the function is complete
 
 def code_prompt(problem, task, asserts, reflections=()):
     """Prompt in completion form, and the forced start of the reply."""
-    lines = [f"# {task}", *(f"# Note: {note}" for note in reflections), *(f"# {test}" for test in asserts)]
-    return "\n".join(lines) + "\n", f"def {problem.entry_point}("
+    notes = [f"Note: {note}" for note in reflections]
+    return "\n".join(['"""', task, *notes, *asserts, '"""', ""]), f"def {problem.entry_point}("
 
 
-PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u00a0": " "})
+PLAIN = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u00a0": " "}
+)
 
 
 def clean_task(text):
@@ -278,7 +283,7 @@ class PromptRewriter:
         completions = self.generator.generate(requests) if requests else []
         for job, completion in zip(jobs, completions, strict=True):
             job["cost"].add(completion)
-        return [completion.text for completion in completions]
+        return completions
 
     def prompt(self, job):
         notes = "".join(f"\nLesson: {note}" for note in job["reflections"])
@@ -292,9 +297,11 @@ class PromptRewriter:
         return f"{self.START} Write a Python function named {job['problem'].entry_point} that"
 
     def parse(self, reply, job):
-        """The rewritten task in ``reply``: one sentence that names the function and has no code, else None."""
-        text = clean_task(reply.removeprefix(self.START))
+        """The rewritten task in ``reply``: one whole sentence that names the function and has no code, else None."""
+        text = clean_task(reply.text.removeprefix(self.START))
         sentence = re.match(r"(.+?[.!?])(?:\s|$)", text)
+        if not sentence and reply.finish_reason == "length":
+            return None
         text = sentence.group(1) if sentence else text.rstrip(",;: ") + "."
         body = text.removeprefix(self.opening(job).removeprefix(self.START).strip())
         code = re.search(r"```|\bdef \w+\(|\breturn\b.*[=(\[]|==|lambda", text)
@@ -323,7 +330,7 @@ class PromptRewriter:
             )
 
         replies = self.ask(jobs, prompt, lambda job: self.REFLECT, "reflect", self.reflection_tokens)
-        return [clean_task(reply) for reply in replies]
+        return [clean_task(reply.text) for reply in replies]
 
 
 ERRORS = ("none yet", "pass", "wrong_value", "exception", "compile_error", "timeout", "other")
@@ -380,7 +387,9 @@ class PromptEditor:
             for row in episode.attempts[-self.memory.size :] if self.memory.size else []:
                 if row["attempt"] not in episode.reflected:
                     episode.reflected.add(row["attempt"])
-                    job = self.job(episode, cost, row["prompt"], row["feedback"], "reflect", row["attempt"], code=row["code"])
+                    job = self.job(
+                        episode, cost, row["prompt"], row["feedback"], "reflect", row["attempt"], code=row["code"]
+                    )
                     due.append((episode, job))
         for (episode, job), text in zip(due, self.rewriter.reflect([job for _, job in due]), strict=True):
             self.memory.add(list(episode.key), job["task"], text)
@@ -467,16 +476,22 @@ class PromptWorld:
         replies = self.clock("generation", self.parts.code.generate, requests)
         programs = [extract_program(r.text, e.problem.entry_point) for r, e in zip(replies, episodes, strict=True)]
         tests = [episode.problem.tests + episode.problem.challenge_tests for episode in episodes]
-        verdicts = self.clock("sandbox", self.parts.sandbox.run, [
-            Program(code, asserts, e.problem.setup, self.limits[e.problem.task_id])
-            for e, (code, _), asserts in zip(episodes, programs, tests, strict=True)
-        ])
+        verdicts = self.clock(
+            "sandbox",
+            self.parts.sandbox.run,
+            [
+                Program(code, asserts, e.problem.setup, self.limits[e.problem.task_id])
+                for e, (code, _), asserts in zip(episodes, programs, tests, strict=True)
+            ],
+        )
         originals = [clean_task(episode.problem.text) for episode in episodes]
         vectors = self.clock("embedding", self.parts.embedder.encode, tasks + originals)
         cosines = (vectors[: len(tasks)] * vectors[len(tasks) :]).sum(1)
         rewards = np.zeros(len(episodes), np.float32)
         for i, episode in enumerate(episodes):
-            row = attempt_row(self, episode, int(actions[i]), tasks[i], programs[i], replies[i], verdicts[i], costs[i], cosines[i])
+            row = attempt_row(
+                self, episode, int(actions[i]), tasks[i], programs[i], replies[i], verdicts[i], costs[i], cosines[i]
+            )
             rewards[i] = reward(self.config, episode.best, scoring.share(row["visible_mask"]))
             episode.attempts.append({**row, "reward": round(float(rewards[i]), 6)})
             if self.log:
@@ -516,14 +531,27 @@ def attempt_row(world, episode, action, task, program, reply, verdict, cost, cos
     edits = [ACTIONS[a] for a in [*(row["action"] for row in episode.attempts), action] if a]
     scored = len(problem.tests) if config.visible_tests == "all" else len(mask)
     return {
-        "phase": world.phase, "strategy": world.strategy, "seed": config.seed, "task_id": problem.task_id,
-        "visit": episode.visit, "attempt": len(episode.attempts), "action": action, "prompt": task,
-        "code": program[0], "extraction": program[1], "finish_reason": reply.finish_reason,
-        "visible_mask": mask[: len(asserts)], "test_mask": mask[: len(problem.tests)], "scored_mask": mask[:scored],
-        "full_mask": mask, "outcomes": list(verdict.outcomes),
+        "phase": world.phase,
+        "strategy": world.strategy,
+        "seed": config.seed,
+        "task_id": problem.task_id,
+        "visit": episode.visit,
+        "attempt": len(episode.attempts),
+        "action": action,
+        "prompt": task,
+        "code": program[0],
+        "extraction": program[1],
+        "finish_reason": reply.finish_reason,
+        "visible_mask": mask[: len(asserts)],
+        "test_mask": mask[: len(problem.tests)],
+        "scored_mask": mask[:scored],
+        "full_mask": mask,
+        "outcomes": list(verdict.outcomes),
         "feedback": feedback(problem, asserts, verdict, float(cosine), edits),
-        "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens,
-        "rewriter_calls": cost.calls, "rewriter_prompt_tokens": cost.prompt_tokens,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "rewriter_calls": cost.calls,
+        "rewriter_prompt_tokens": cost.prompt_tokens,
         "rewriter_completion_tokens": cost.completion_tokens,
     }
 
@@ -546,7 +574,9 @@ class RLPromptEnv(gym.Env):
             self.world.memory.entries.clear()
         task_id = (options or {}).get("task_id")
         if task_id is not None and task_id not in self.world.problems:
-            raise ValueError(f"task_id {task_id} is not among the {len(self.world.problems)} problems of this environment")
+            raise ValueError(
+                f"task_id {task_id} is not among the {len(self.world.problems)} problems of this environment"
+            )
         if task_id is None:
             task_id = next(self.episodes)[0]
         self.episode = Episode(self.world.problems[task_id], self.visits[task_id])
@@ -678,7 +708,9 @@ class PPOAgent(nn.Module):
         value_loss = 0.5 * (self.value(batch["observations"][rows]) - batch["returns"][rows]).pow(2).mean()
         entropy = policy.entropy().mean()
         logged = {
-            "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
             "approx_kl": (ratio - 1 - log_ratio).mean(),
             "clip_fraction": ((ratio - 1).abs() > self.config.clip_epsilon).float().mean(),
         }
@@ -725,8 +757,15 @@ def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=F
         if bootstrap and cut.any():
             with torch.no_grad():
                 rewards[cut] += config.gamma * agent.value(np.stack(infos["final_obs"][cut]).astype(np.float32)).numpy()
-        step = {"observations": observations, "actions": actions, "log_probs": log_probs, "values": values,
-                "rewards": rewards, "dones": terminated | truncated, "active": active}
+        step = {
+            "observations": observations,
+            "actions": actions,
+            "log_probs": log_probs,
+            "values": values,
+            "rewards": rewards,
+            "dones": terminated | truncated,
+            "active": active,
+        }
         for name, value in step.items():
             records[name].append(torch.as_tensor(value))
         observations = following.astype(np.float32)
@@ -762,7 +801,9 @@ class SyntheticPromptEnv(gym.vector.VectorEnv):
         self.rng = np.random.default_rng(seed)
 
     def view(self):
-        return np.hstack([np.eye(3)[self.kind], np.eye(4)[self.last], self.step_no[:, None] / self.budget]).astype(np.float32)
+        return np.hstack([np.eye(3)[self.kind], np.eye(4)[self.last], self.step_no[:, None] / self.budget]).astype(
+            np.float32
+        )
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
@@ -787,7 +828,9 @@ class SyntheticPromptEnv(gym.vector.VectorEnv):
         value = np.zeros((3, 4))
         for step in reversed(range(self.budget)):
             after = self.CHANCE * win + (1 - self.CHANCE) * (lose + value[:, None, :3])  # [kind, last, action]
-            pick = [[after[k, a].argmax() if choose is None else choose(k, a, step) for a in range(4)] for k in range(3)]
+            pick = [
+                [after[k, a].argmax() if choose is None else choose(k, a, step) for a in range(4)] for k in range(3)
+            ]
             value = np.take_along_axis(after, np.array(pick)[..., None], 2)[..., 0]
         return float(value[:, 3].mean())
 
@@ -822,25 +865,37 @@ def train_agent(run, agent, world, state, report=print):
     for update in range(state["update"], updates):
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(runs.stable_hash(config.seed, "update", update))
-        observations, infos = envs.reset(options={"episodes": episodes[update * per_update : (update + 1) * per_update]})
+        observations, infos = envs.reset(
+            options={"episodes": episodes[update * per_update : (update + 1) * per_update]}
+        )
         batch, *_ = rollout(agent, envs, observations, infos, generator)
         logged = agent.update(batch, generator, progress=update / updates)
         shares = np.bincount(batch["actions"].numpy(), minlength=len(ACTIONS)) / len(batch["actions"])
         row = {
-            "update": update + 1, "episodes": (update + 1) * per_update, "steps": len(batch["actions"]),
+            "update": update + 1,
+            "episodes": (update + 1) * per_update,
+            "steps": len(batch["actions"]),
             "solved_visible": float(np.mean([episode.best == 1 for episode in envs.finished])),
-            "mean_return": batch["rewards"].sum().item() / per_update, "action_shares": shares.tolist(), **logged,
+            "mean_return": batch["rewards"].sum().item() / per_update,
+            "action_shares": shares.tolist(),
+            **logged,
         }
         run.log("metrics", row)
         seconds = {"total": time.perf_counter() - started, **world.seconds}
         run.log("timings", {"phase": "train", "update": update + 1, **{k: round(v, 3) for k, v in seconds.items()}})
         world.seconds.clear()
-        state |= {"update": update + 1, "agent": agent.state_dict(), "optimizer": agent.optimizer.state_dict(),
-                  "memory": world.memory.entries}
+        state |= {
+            "update": update + 1,
+            "agent": agent.state_dict(),
+            "optimizer": agent.optimizer.state_dict(),
+            "memory": world.memory.entries,
+        }
         run.checkpoint(state)
-        report(f"update {update + 1:3d}/{updates}  episodes {row['episodes']:4d}  steps {row['steps']:3d}  "
-               f"solved {row['solved_visible']:.2f}  return {row['mean_return']:+.2f}  entropy {row['entropy']:.2f}  "
-               f"KL {row['approx_kl']:.4f}  {seconds['total']:.0f} s")
+        report(
+            f"update {update + 1:3d}/{updates}  episodes {row['episodes']:4d}  steps {row['steps']:3d}  "
+            f"solved {row['solved_visible']:.2f}  return {row['mean_return']:+.2f}  entropy {row['entropy']:.2f}  "
+            f"KL {row['approx_kl']:.4f}  {seconds['total']:.0f} s"
+        )
 
 
 def uniform(config, episode, role):
@@ -855,7 +910,9 @@ def policies(config, agent=None):
         with torch.no_grad():
             cumulative = agent.actor(torch.as_tensor(observations)).softmax(-1).cumsum(-1).numpy()
         draws = [uniform(config, slot, "sampled") if slot else 0.0 for slot in slots]
-        return np.minimum([np.searchsorted(row, u, "right") for row, u in zip(cumulative, draws, strict=True)], len(ACTIONS) - 1)
+        return np.minimum(
+            [np.searchsorted(row, u, "right") for row, u in zip(cumulative, draws, strict=True)], len(ACTIONS) - 1
+        )
 
     def random(observations, slots):
         return np.array([int(len(ACTIONS) * uniform(config, slot, "random")) if slot else 0 for slot in slots])
@@ -879,7 +936,10 @@ def evaluate_policy(run, world, choose, state):
             observations, *_, infos = envs.step(choose(observations, envs.slots))
         done[world.strategy] = min(start + 4 * config.num_envs, len(episodes))
         seconds = {"total": time.perf_counter() - begun, **world.seconds}
-        run.log("timings", {"phase": world.strategy, "problems": done[world.strategy], **{k: round(v, 3) for k, v in seconds.items()}})
+        run.log(
+            "timings",
+            {"phase": world.strategy, "problems": done[world.strategy], **{k: round(v, 3) for k, v in seconds.items()}},
+        )
         world.seconds.clear()
         run.checkpoint(state)
 
@@ -908,7 +968,9 @@ class PPOCodeT5Trainer:
 
     def identity(self, strategy, problems):
         """What decides the content of a run; a run directory belongs to one identity."""
-        values = {name: value for name, value in vars(self.config).items() if name not in ("run_dir", "generation_cache")}
+        values = {
+            name: value for name, value in vars(self.config).items() if name not in ("run_dir", "generation_cache")
+        }
         hashes = {"train": problem_set_hash(self.problems["train"]), "scored": problem_set_hash(problems)}
         return {"strategy": strategy, **values, **hashes, "task_ids": [problem.task_id for problem in problems]}
 
@@ -922,7 +984,7 @@ class PPOCodeT5Trainer:
         return self
 
     def train(self, output_dir, report=print):
-        """Train, save ``final_model.pt``, evaluate by argmax and sampled; returns the summary. Resumes; reads a finished run."""
+        """Train, save ``final_model.pt``, evaluate by argmax and sampled; resumes. Returns the summary."""
         summary = self.run(output_dir, "ppo", ("ppo", "ppo_sampled"), self.scored, report)
         return summary if self.agent else self.load(Path(output_dir) / "final_model.pt") and summary
 
@@ -931,7 +993,7 @@ class PPOCodeT5Trainer:
         return self.run(output_dir, strategy, (strategy,), self.scored, report)
 
     def evaluate(self, num_episodes=None, output_dir=None, report=print):
-        """Score the loaded or trained agent on the first ``num_episodes`` problems that are scored; returns the summary."""
+        """Score the agent on the first ``num_episodes`` problems that are scored; returns the summary."""
         if self.agent is None:
             raise runs.RunError("no agent to evaluate: call train() or load(checkpoint) first")
         with runs.scratch(output_dir) as folder:
@@ -945,7 +1007,8 @@ class PPOCodeT5Trainer:
             return finished
         parts = self.parts
         models = {"code": parts.code, "rewriter": parts.rewriter}
-        record = {"models": {k: {"name": m.name, "revision": m.revision} for k, m in models.items()}, "sandbox": parts.sandbox.level}
+        record = {role: {"name": model.name, "revision": model.revision} for role, model in models.items()}
+        record |= {"sandbox": parts.sandbox.level, "tagger": parts.lexicon.tagger_name}
         with runs.Run(output_dir, identity, record) as run:
             state = run.state or {"update": 0, "memory": [], "evaluated": {}}
 
@@ -969,10 +1032,17 @@ class PPOCodeT5Trainer:
 
 def summarise(run, config, strategies, problems):
     """Scores and budget curves of the evaluated strategies; writes ``results.csv`` of the first."""
-    rows = {name: [r for r in run.rows("attempts") if r["phase"] == "eval" and r["strategy"] == name] for name in strategies}
+    rows = {
+        name: [r for r in run.rows("attempts") if r["phase"] == "eval" and r["strategy"] == name] for name in strategies
+    }
     runs.write_atomically(run.path / "results.csv", scoring.results_csv(rows[strategies[0]]).encode())
     tasks = [problem.task_id for problem in problems]
     curves = {name: scoring.budget_curve(rows[name], tasks, config.max_steps) for name in strategies}
     shared = ("problems", "eval_split", "visible_tests", "max_steps", "code_model", "rewriter_model", "seed")
     protocol = {name: getattr(config, name) for name in shared}
-    return {"strategy": strategies[0], **protocol, "scores": {name: curve[-1] for name, curve in curves.items()}, "curves": curves}
+    return {
+        "strategy": strategies[0],
+        **protocol,
+        "scores": {name: curve[-1] for name, curve in curves.items()},
+        "curves": curves,
+    }

@@ -67,7 +67,7 @@ def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
     cells = nbformat.read(notebook, as_version=4).cells
     cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     namespace: dict[str, Any] = {}
-    exec(cell.source, namespace)  # flat literals: our own notebook's parameters cell
+    exec(compile(cell.source, "parameters", "exec", dont_inherit=True), namespace)  # flat literals: our own notebook's parameters cell
     settings.check_parameters(values, namespace["__annotations__"])
     return vars(settings.read_parameters({**namespace, **values}))
 
@@ -92,19 +92,14 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | 
         raise InputError(f"{error.ename}: {error.evalue} (cell {error.exec_count} of {output})") from None
 
 
-def headline(run_dir: Path) -> list[str]:
+def headline(run_dir: Path) -> str:
     """Where everything is, and one line per strategy, from the summaries under ``run_dir``."""
-    lines = []
-    for path in sorted(run_dir.glob("*/summary.json")):
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        for name, score in summary["scores"].items():
-            low, high = score["pass_at_1_interval"]
-            lines.append(
-                f"{name:14s} Pass@1 {score['pass_at_1']:6.1%} [{low:.1%}, {high:.1%}]  SoftPass@1 {score['soft_pass_at_1']:6.1%}"
-                f"  n {score['n']}, budget {score['budget']}, {score['generations']} generations"
-            )
-        lines.append(f"{'':14s} {path}")
-    return lines
+    from ppo_codet5.helpers import scoring
+
+    paths, scores = sorted(run_dir.glob("*/summary.json")), {}
+    for path in paths:
+        scores.update(json.loads(path.read_text(encoding="utf-8"))["scores"])
+    return "\n".join([*(f"summary            {path}" for path in paths), "", scoring.table(scores)])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,8 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"\ndone in {time.monotonic() - started:.0f} s")
-    print(f"executed notebook  {output}\nfigures            {run_dir / 'figures'}\n")
-    print("\n".join(headline(run_dir)))
+    print(f"executed notebook  {output}\nfigures            {run_dir / 'figures'}")
+    print(headline(run_dir))
     return 0
 
 
