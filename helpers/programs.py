@@ -4,79 +4,118 @@ from __future__ import annotations
 
 import ast
 import re
+import symtable
+import textwrap
+import warnings
 
-FENCE = re.compile(r"```[ \t]*(?:[Pp]ython[0-9]?|py)?[ \t]*\r?\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 TAGS = re.compile(r"\[PYTHON\](.*?)(?:\[/PYTHON\]|\Z)", re.DOTALL)
+CODE_LINE = re.compile(r"^(?:async def|def|class|import|from|@)\b", re.MULTILINE)
+INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 
 
 def extract_program(reply: str, entry_point: str) -> tuple[str, str]:
     """The program in ``reply`` that defines ``entry_point``, and a note on what had to be done to get it.
 
-    Order of search: ``[PYTHON]`` spans and fenced blocks that define a function, else the whole text. Kept are the
-    definition of the entry point and the top-level imports, helpers and constants that it uses, before and after it.
-    Notes: ``""`` (as it stood), ``"prefix"`` (the longest prefix that parses), ``"renamed"`` (the only function had
-    another name), ``"missing"`` (no function of that name; the text is returned as it is).
+    Order of search: the fenced block or ``[PYTHON]`` span that defines the entry point, the first that defines a
+    function, the whole text, the text from its first line of code. Kept are the definition of the entry point, the
+    top-level imports, helpers and constants that it uses, before and after it, and classes (asserts may build their
+    arguments with them). Notes: ``""`` (as it stood), ``"prefix"`` (the longest prefix that parses), ``"renamed"``
+    (the only function had another name and is given this one too), ``"missing"`` (no function of that name; the text
+    is returned as it is).
     """
-    blocks = [block for block in TAGS.findall(reply) + FENCE.findall(reply) if "def " in block or "lambda" in block]
-    source = next((block for block in blocks if re.search(rf"\b{re.escape(entry_point)}\b", block)), None)
-    source = (source if source is not None else blocks[0] if blocks else reply).replace("\r\n", "\n").expandtabs(4)
-    tree, notes = _parse(source)
-    if tree is None:
+    source = _block(reply.replace("\r\n", "\n"), entry_point)
+    text, whole = _parsing(source, entry_point)
+    if text is None:
         return source.strip("\n"), "missing"
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    if entry_point not in {name for node in tree.body for name in _defines(node)}:
+    notes = [] if whole else ["prefix"]
+    body = _tree(text).body
+    if not any(entry_point in _defines(node) for node in body):
+        functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
         if len(functions) != 1:
             return source.strip("\n"), "missing"
-        tree = _Rename(functions[0].name, entry_point).visit(tree)
+        text += f"\n{entry_point} = {functions[0]}"
         notes.append("renamed")
-    return ast.unparse(ast.Module(_needed(tree.body, entry_point), type_ignores=[])), "+".join(notes)
+    try:
+        program = ast.unparse(ast.Module(_needed(_tree(text).body, entry_point), type_ignores=[]))
+    except (SyntaxError, RecursionError):  # parses, but does not compile, or is nested too deeply to be taken apart
+        program = text.strip("\n")
+    return program, "+".join(notes)
 
 
-def _parse(source: str) -> tuple[ast.Module | None, list[str]]:
-    """The tree of the text, else of its longest prefix of whole lines that parses and defines something."""
-    lines = source.split("\n")
-    for end in range(len(lines), 0, -1):
-        try:
-            tree = ast.parse("\n".join(lines[:end]))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        if any(_defines(node) for node in tree.body):
-            return tree, [] if end == len(lines) else ["prefix"]
-    return None, []
+def _tree(text: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escape sequences in generated code
+        return ast.parse(text)
+
+
+def _block(reply: str, entry_point: str) -> str:
+    """The part of the reply that is marked as code and defines the entry point or some function, else all of it."""
+    spans = TAGS.findall(reply)
+    blocks = [block for span in spans or [reply] for block in FENCE.findall(span) or (spans and [span])]
+    blocks = [block for block in blocks if "def " in block or "lambda" in block]
+    defines = re.compile(rf"\bdef\s+{re.escape(entry_point)}\b|^\s*{re.escape(entry_point)}\s*=", re.MULTILINE)
+    return next((block for block in blocks if defines.search(block)), blocks[0] if blocks else reply)
+
+
+def _parsing(source: str, entry_point: str) -> tuple[str | None, bool]:
+    """The source, else its longest prefix of whole lines, that parses and defines a function; and if it is whole."""
+    tidy = textwrap.dedent(INDENT.sub(lambda margin: margin[0].expandtabs(4), source))
+    code = CODE_LINE.search(tidy)
+    for whole in (source, tidy, tidy[code.start() :] if code else ""):
+        lines = whole.split("\n")
+        for end in range(len(lines), 0, -1) if whole is not source else [len(lines)]:
+            text = "\n".join(lines[:end])
+            try:
+                body = _tree(text).body
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                continue
+            if any(isinstance(node, ast.FunctionDef) or entry_point in _defines(node) for node in body):
+                return text, text == whole
+    return None, False
+
+
+def _base(node: ast.expr) -> str:
+    """The name that an attribute or an item is reached from: ``table`` of ``table.rows[0]``."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _defines(node: ast.stmt) -> set[str]:
-    """Names that a top-level statement binds."""
+    """Names that a top-level statement binds or changes; ``*`` for an import that always stays."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
+    if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+        return {"*"}
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.If | ast.Try | ast.For | ast.With):
-        return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return set()
+    names = set()
+    for child in ast.walk(node):
+        if isinstance(child, ast.Name | ast.Attribute | ast.Subscript) and isinstance(child.ctx, ast.Store):
+            names.add(_base(child))
+        elif isinstance(child, ast.Expr) and isinstance(child.value, ast.Call):
+            names.add(_base(child.value.func) if isinstance(child.value.func, ast.Attribute) else "")  # table.append(0)
+    return names
+
+
+def _uses(node: ast.stmt) -> set[str]:
+    """Names that a top-level statement takes from the module; a function's own variables are not among them."""
+    names, tables = set[str](), [symtable.symtable(ast.unparse(node), "<program>", "exec")]
+    while tables:
+        table = tables.pop()
+        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+        tables += table.get_children()
+    return names
 
 
 def _needed(body: list[ast.stmt], entry_point: str) -> list[ast.stmt]:
-    """Statements that the entry point reaches by name, in their order; ``from x import *`` always stays."""
-    wanted, kept = {entry_point}, set[int]()
+    """Statements that the entry point and the classes reach by name, in their order."""
+    wanted, kept = {entry_point, "*"}, {i for i, node in enumerate(body) if isinstance(node, ast.ClassDef)}
+    new = set(kept)
     while True:
-        new = {i for i, node in enumerate(body) if i not in kept and (_defines(node) & wanted or "*" in _defines(node))}
+        wanted |= {name for i in new for name in _uses(body[i])}
+        new = {i for i, node in enumerate(body) if i not in kept and _defines(node) & wanted}
         if not new:
             return [body[i] for i in sorted(kept)]
         kept |= new
-        for i in new:
-            wanted |= {n.id for n in ast.walk(body[i]) if isinstance(n, ast.Name)}
-
-
-class _Rename(ast.NodeTransformer):
-    def __init__(self, old: str, new: str) -> None:
-        self.old, self.new = old, new
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        self.generic_visit(node)
-        node.name = self.new if node.name == self.old else node.name
-        return node
-
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        node.id = self.new if node.id == self.old else node.id
-        return node
