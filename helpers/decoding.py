@@ -2,7 +2,8 @@
 
 All requests of a call share one set of slots. A slot is a row of a preallocated key-value cache; a request that ends
 frees its slot (the last row moves into it) and waiting requests are prefilled into free slots, so the model never
-runs on a finished row, and one step of the cache writes one column instead of copying the whole of it.
+runs on a finished row, and one step of the cache writes one column instead of copying the whole of it. What all
+prompts of a decoder-only model start with (system prompt, examples) is computed once, and so are equal prompts.
 """
 
 from __future__ import annotations
@@ -26,12 +27,19 @@ from .models import Completion, ModelError, Request
 from .stops import StopRule
 
 _TOP_K = 64  # enough for the nucleus of nearly every row; a row that needs more falls back to the whole vocabulary
+_PREFILL_TOKENS = 1024  # a forward pass this wide runs at full speed; wider ones only pad more and fall out of cache
+_SHARED_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
 _TEMPLATE_DATE = "26 Jul 2024"  # Llama's chat template prints today's date unless told another: prompts must not age
 
 
 @dataclass
 class GenerationStats:
-    """Totals since the generator was made. ``forward_seconds`` is inside the model, ``seconds`` inside generate."""
+    """Totals since the generator was made.
+
+    ``forward_calls`` and ``forward_rows`` count passes of the (decoder) model and the rows in them; equal prompts are
+    one row of a prefill. ``forward_seconds`` is the time inside the model (on a GPU: the time to launch its work),
+    ``seconds`` all the time inside ``generate``.
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -69,6 +77,7 @@ class _Window:
     last: int = 0
     start: int = 0
     end: int = 0
+    shared_at: tuple[torch.Tensor, torch.Tensor] | None = None  # where prefill puts the shared start: rows, columns
 
 
 class _SlotLayer(DynamicLayer):
@@ -77,6 +86,7 @@ class _SlotLayer(DynamicLayer):
     def __init__(self, window: _Window) -> None:
         super().__init__()
         self.window = window
+        self.shared: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and values of the shared start
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         w = self.window
@@ -92,13 +102,17 @@ class _SlotLayer(DynamicLayer):
         w, end = self.window, self.window.end + key_states.shape[-2]
         self.slot_keys[w.first : w.last, :, w.end : end] = key_states
         self.slot_values[w.first : w.last, :, w.end : end] = value_states
+        if w.shared_at and self.shared:  # after the new columns, whose padding on the left reaches into it
+            at_rows, at_columns = w.shared_at
+            self.slot_keys[at_rows, :, at_columns] = self.shared[0]
+            self.slot_values[at_rows, :, at_columns] = self.shared[1]
         rows, columns = slice(w.first, w.last), slice(w.start, end)
         return self.slot_keys[rows, :, columns], self.slot_values[rows, :, columns]
 
     def get_seq_length(self) -> int:
         return self.window.end - self.window.start
 
-    def move_row(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int) -> None:
         columns = slice(self.window.start, self.window.end)
         for slots in (self.slot_keys, self.slot_values):
             slots[target, :, columns] = slots[source, :, columns]
@@ -131,7 +145,7 @@ class _CrossLayer(DynamicLayer):
     def show(self, rows: int, width: int) -> None:
         self.keys, self.values = self.slot_keys[:rows, :, :width], self.slot_values[:rows, :, :width]
 
-    def move_row(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int) -> None:
         for slots in (self.slot_keys, self.slot_values):
             slots[target] = slots[source]
 
@@ -224,8 +238,8 @@ class TransformersGenerator:
     def _decode(self, rows: list[_Row]) -> None:
         """Run all rows to their end. Out of memory: start over with what they have, in half as many slots."""
         while waiting := [row for row in rows if not row.reason]:
-            # Longest first: later rows then always fit into the columns that are there, and batches have like lengths.
-            waiting.sort(key=lambda row: (-len(row.encoder_ids), -len(row.ids), row.index))
+            # Longest first, so that a batch has like lengths and memory runs out early if at all; equal ones together.
+            waiting.sort(key=lambda row: (-len(row.encoder_ids), -len(row.ids), row.encoder_ids, row.ids, row.index))
             try:
                 _Batch(self, waiting).run()
                 continue
@@ -249,11 +263,18 @@ class TransformersGenerator:
         began = time.perf_counter()
         if self._last_logits_only:
             inputs["logits_to_keep"] = 1
-        logits = self.model(**inputs, use_cache=True).logits[:, -1]
+        logits: torch.Tensor = self.model(**inputs, use_cache=True).logits[:, -1]
         self.stats.forward_seconds += time.perf_counter() - began
         self.stats.forward_calls += 1
         self.stats.forward_rows += len(logits)
         return logits.float()
+
+    def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> object:
+        """The encoder's output for right-padded prompts."""
+        began = time.perf_counter()
+        output = self.model.get_encoder()(input_ids=ids, attention_mask=mask)
+        self.stats.forward_seconds += time.perf_counter() - began
+        return output
 
     def _accept(self, row: _Row, token: int) -> None:
         """Add ``token`` to the row and see whether the row has ended."""
@@ -294,46 +315,94 @@ class _Batch:
             self.cache = EncoderDecoderCache(own, Cache(layers=list(self.cross_layers)))
 
     def run(self) -> None:
+        self._compute_shared()
         while self.waiting or self.active:
             free = self.window.slots - len(self.active)
-            # Prefill a few rows at a time: one by one costs a forward pass each, and waiting for all leaves slots idle.
+            # A few rows at a time: one by one costs a forward pass each, and waiting for all leaves slots idle.
             if self.waiting and (not self.active or free >= min(len(self.waiting), max(1, self.window.slots // 4))):
-                self.admit([self.waiting.popleft() for _ in range(min(free, len(self.waiting)))])
+                self.admit(free)
             else:
                 self.step()
 
-    def admit(self, rows: list[_Row]) -> None:
-        """Prefill ``rows`` into the free slots, right-aligned with the rows that are there, and take their first token."""
+    def _compute_shared(self) -> None:
+        """Keys and values of the tokens that all rows start with, if that saves work."""
+        self.shared = 0
+        first, *others = (row.ids for row in self.waiting)
+        if self.cross_layers or not any(ids != first for ids in others):
+            return
+        length = min(len(ids) for ids in (first, *others)) - 1  # each row keeps a token of its own, for its logits
+        while any(ids[:length] != first[:length] for ids in others):
+            length -= 1
+        if length < _SHARED_MIN:
+            return
+        window = _Window(1, length, last=1)
+        layers = [_SlotLayer(window) for _ in self.self_layers]
+        ids = torch.tensor([first[:length]], device=self.device)
+        self.generator._forward(input_ids=ids, past_key_values=Cache(layers=list(layers)))
+        for layer, source in zip(self.self_layers, layers, strict=True):
+            layer.shared = (source.slot_keys[0].transpose(0, 1), source.slot_values[0].transpose(0, 1))
+        self.shared = length
+
+    def admit(self, free: int) -> None:
+        """Prefill waiting rows into at most ``free`` slots and take their first token.
+
+        One forward pass for the next few distinct prompts, right-aligned with the rows that are there; rows with an
+        equal prompt are copies.
+        """
         w, count = self.window, len(self.active)
         if not self.active:
             w.end = self.prefill
-        width = max(len(row.ids) for row in rows)
-        end, w.end, w.start = w.end, w.end - width, w.end - width
-        w.first, w.last = count, count + len(rows)
-        ids, mask = self._padded([row.ids for row in rows], left=True)
+        groups: dict[tuple[tuple[int, ...], ...], list[_Row]] = {}
+        width = 0
+        while self.waiting and free:
+            row = self.waiting[0]
+            key = (tuple(row.ids), tuple(row.encoder_ids))
+            if key not in groups:
+                # Sorted by length, so for a decoder-only model the first row is the widest.
+                width = max(width, len(row.ids) - self.shared + len(row.encoder_ids))
+                if groups and width * (len(groups) + 1) > _PREFILL_TOKENS:
+                    break
+            groups.setdefault(key, []).append(self.waiting.popleft())
+            free -= 1
+        distinct = [group[0] for group in groups.values()]
+        copies = [(i, row) for i, group in enumerate(groups.values()) for row in group[1:]]
+        logits = self._prefill(distinct)
+        for slot, (source, _) in enumerate(copies, start=count + len(distinct)):
+            self._copy_row(count + source, slot)
+        self.active += distinct + [row for _, row in copies]
+        self._take(logits[[*range(len(distinct)), *(source for source, _ in copies)]], count)
+
+    def _prefill(self, rows: list[_Row]) -> torch.Tensor:
+        """Logits after each row's tokens, whose keys and values end up in the slots after the active ones."""
+        w, end = self.window, self.window.end
+        lengths = torch.tensor([len(row.ids) for row in rows], device=self.device)[:, None]
+        ids, _ = self._padded([row.ids[self.shared :] for row in rows], left=True)
+        w.first, w.last = len(self.active), len(self.active) + len(rows)
+        w.start, w.end = end - max(len(row.ids) for row in rows), end - ids.shape[1]
+        columns = torch.arange(w.start, end, device=self.device)
+        mask = columns >= end - lengths
+        if self.shared:
+            at = end - lengths + torch.arange(self.shared, device=self.device)
+            w.shared_at = (torch.arange(w.first, w.last, device=self.device)[:, None], at)
         if self.cross_layers:
-            logits = self._admit_encoded(rows, ids, mask)
+            encoder_ids, encoder_mask = self._padded([row.encoder_ids for row in rows], left=False)
+            encoded = self.generator._encoded(encoder_ids, encoder_mask)
+            self.cross_window.first, self.cross_window.last = w.first, w.last
+            self._cross_is_cached(False)
+            logits = self.generator._forward(
+                encoder_outputs=encoded,
+                attention_mask=encoder_mask,
+                decoder_input_ids=ids,
+                decoder_attention_mask=mask,
+                past_key_values=self.cache,
+            )
         else:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            positions = (columns[-ids.shape[1] :] - (end - lengths)).clamp(min=0)
             logits = self.generator._forward(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache
             )
-        w.end = end
-        self.active += rows
-        self._take(logits, count)
-
-    def _admit_encoded(self, rows: list[_Row], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        encoder_ids, encoder_mask = self._padded([row.encoder_ids for row in rows], left=False)
-        encoded = self.generator.model.get_encoder()(input_ids=encoder_ids, attention_mask=encoder_mask)
-        self.cross_window.first, self.cross_window.last = self.window.first, self.window.last
-        self._cross_is_cached(False)
-        return self.generator._forward(
-            encoder_outputs=encoded,
-            attention_mask=encoder_mask,
-            decoder_input_ids=ids,
-            decoder_attention_mask=mask,
-            past_key_values=self.cache,
-        )
+        w.end, w.shared_at = end, None
+        return logits
 
     def step(self) -> None:
         """One token for every active row."""
@@ -373,6 +442,12 @@ class _Batch:
             past_key_values=self.cache,
         )
 
+    def _copy_row(self, source: int, target: int) -> None:
+        for own in self.self_layers:
+            own.copy_row(source, target)
+        for cross in self.cross_layers:
+            cross.copy_row(source, target)
+
     def _cross_is_cached(self, cached: bool) -> None:
         """Tell the model to read the cross-attention's keys from the cache, or to compute and store them."""
         assert isinstance(self.cache, EncoderDecoderCache)
@@ -399,10 +474,7 @@ class _Batch:
                 if slot != last:
                     w.first, w.last = 0, last + 1
                     w.start = w.end - (len(self.active[last].ids) - 1)
-                    for own in self.self_layers:
-                        own.move_row(last, slot)
-                    for cross in self.cross_layers:
-                        cross.move_row(last, slot)
+                    self._copy_row(last, slot)
                     self.active[slot] = self.active[last]
                 self.active.pop()
         w.first, w.last = 0, len(self.active)

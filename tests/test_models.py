@@ -202,12 +202,45 @@ def test_finished_rows_leave_the_batch_and_waiting_rows_enter(folders: dict[str,
     for folder in folders.values():
         shared = load_generator(str(folder), device="cpu", batch_size=8)
         fresh = TransformersGenerator(shared.model, shared.tokenizer, "fresh", "1", batch_size=4)
-        requests = [Request("Write add", seed, max_new_tokens=3 + 5 * (seed % 7)) for seed in range(25)]
+        requests = [Request(f"{seed} Write add", seed, max_new_tokens=3 + 5 * (seed % 7)) for seed in range(25)]
         done = fresh.generate(requests)
         stats = fresh.stats
         assert stats.forward_rows == stats.completion_tokens == sum(c.completion_tokens for c in done)
         assert stats.forward_rows / stats.forward_calls > 3  # of 4
         assert stats.requests == 25 and stats.prompt_tokens == sum(c.prompt_tokens for c in done)
+
+
+def embedded_shapes(model: torch.nn.Module) -> list[tuple[int, ...]]:
+    """A list to which every later pass of the model adds the shape of its token ids."""
+    shapes: list[tuple[int, ...]] = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings > 100:  # not T5's relative positions
+            module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    return shapes
+
+
+def test_shared_starts_and_equal_prompts_are_computed_once(folders: dict[str, Path]) -> None:
+    """Same texts as one by one, with few tokens through the model. Prompts: a long common start, three of each end."""
+    start = "Count the vowels of a string. Return True or False. " * 4
+    requests = [
+        Request(start + end, seed, prefix=prefix, max_new_tokens=15)
+        for end, prefix in (("a", ""), ("return text for", FENCED), ("b", "def is_prime("), ("def", ""))
+        for seed in range(3)
+    ]
+    for kind, folder in folders.items():
+        shared = load_generator(str(folder), device="cpu", batch_size=8)
+        fresh = TransformersGenerator(shared.model, shared.tokenizer, "fresh", "1", batch_size=12)
+        widths = embedded_shapes(fresh.model)
+        together = fresh.generate(requests)
+        widths = widths.copy()
+        assert together == [shared.generate([request])[0] for request in requests]
+        if kind == "llama":
+            tokens = [c.prompt_tokens for c in together]
+            assert widths[0][0] == 1 and widths[0][1] > 0.7 * max(tokens)  # the start, once
+            assert widths[1] == (4, max(tokens) - widths[0][1])  # the ends, once each
+        else:
+            assert widths[0][0] == widths[1][0] == 4  # the encoder, then the forced starts
+        assert all(shape[1] == 1 for shape in widths[2:])
 
 
 def test_nothing_to_do(generator: TransformersGenerator) -> None:
