@@ -104,7 +104,7 @@ def results_csv(rows: Iterable[Row]) -> str:
     for task, attempts in sorted(by_problem(rows).items()):
         row = submitted(attempts)
         mask, scored = row["test_mask"], row["scored_mask"]
-        code = row["code"].replace("\\", "\\\\").replace("\n", "\\n")
+        code = row["code"].replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
         published = (task, json.dumps(mask), int(all(mask)), f"{sum(mask)}/{len(mask)}", code)
         ours = (
             json.dumps(scored),
