@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -44,11 +44,12 @@ def environment() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    git = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    here = Path(__file__).resolve()  # the second name fails where this file is installed inside another repository
+    git = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or "no repository"
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
     except (OSError, subprocess.SubprocessError):
-        commit = "git not available"
+        commit = "not in a git repository"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     hardware = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count(), "gpus": gpus}
     return {"versions": versions, "commit": commit, "hardware": hardware}
@@ -56,15 +57,15 @@ def environment() -> dict[str, Any]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old or the new content and nothing between."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.tmp")  # not tempfile: others may read what is written here
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(draft, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(draft, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 
@@ -87,9 +88,12 @@ def finished(path: str | Path, identity: Mapping[str, Any]) -> dict[str, Any] | 
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; choose a folder for the run")
     if config.exists():
-        old = json.loads(config.read_text(encoding="utf-8"))
-        if old.get("hash") != digest:
+        try:
+            old = json.loads(config.read_text(encoding="utf-8"))
             before = old.get("identity", {})
+        except (ValueError, AttributeError):
+            raise RunError(f"{config} is not a run's; choose another folder") from None
+        if old.get("hash") != digest:
             differ = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
             raise RunError(
                 f"{path} belongs to another config (different: {', '.join(differ) or 'unknown'}); "
@@ -151,7 +155,13 @@ class Run:
             raise RunError(f"{self.path} is in use by another process; wait for it or choose another folder") from None
         self.summary: dict[str, Any] | None = None
         self.state: dict[str, Any] | None = None
-        self._open()
+        self._logs: dict[str, BinaryIO] = {}
+        try:
+            finished(path, identity)  # again: until the lock was held another process may have made the folder its own
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> None:
         config, summary, checkpoint = (self.path / n for n in ("config.json", "summary.json", "checkpoint.pt"))
@@ -167,7 +177,10 @@ class Run:
 
             saved = torch.load(checkpoint, weights_only=True)
             self.state, offsets = saved["state"], saved["offsets"]
-        self._logs = {}
+        for name in LOGS:
+            log = self.path / name
+            if (log.stat().st_size if log.exists() else 0) < offsets[name]:
+                raise RunError(f"{log} is shorter than it was at the last checkpoint; delete {self.path} to start again")
         for name in LOGS:  # rows after the checkpoint will be written again
             self._logs[name] = open(self.path / name, "ab")  # noqa: SIM115 - held for the life of the run
             self._logs[name].truncate(offsets[name])
@@ -214,7 +227,7 @@ class Run:
 
     def close(self) -> None:
         """Release the files and the lock."""
-        for file in getattr(self, "_logs", {}).values():
+        for file in self._logs.values():
             file.close()
         self._lock.release()
 
