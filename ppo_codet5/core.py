@@ -51,7 +51,7 @@ class Parameters:
     batch_size: int = 48  # prompts generated at once, halved when memory runs out
     generation_cache: "Optional[str]" = "cache/generations"  # completions are kept here and reused, None for no cache
     # Code generation
-    temperature: float = 0.7  # of the code model, 0 is greedy
+    temperature: float = 0.4  # of the code model, 0 is greedy
     top_p: float = 0.9  # nucleus of both models
     max_new_tokens: int = 96  # limit of a program
     # Prompt edits
@@ -64,15 +64,15 @@ class Parameters:
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
     # Environment
     max_steps: int = 4  # generations per episode, the budget
-    num_envs: int = 16  # problems stepped at once
+    num_envs: int = 48  # problems stepped at once
     success_reward: float = 1.0  # added when all visible asserts pass
     penalty_scale: float = -0.1  # added at each step
     reward_scale: float = 1.0  # factor on the sum
     preamble: str = ""  # code that runs before each program, e.g. "import math, re"
     timeout_seconds: float = 2.0  # least CPU limit of a program, more where the reference needs more
     # PPO
-    max_episodes: int = 384  # training episodes
-    episodes_per_update: int = 16  # episodes of one PPO update
+    max_episodes: int = 240  # training episodes
+    episodes_per_update: int = 12  # episodes of one PPO update
     learning_rate: float = 3e-4  # Adam, annealed linearly to 0
     gamma: float = 0.99  # discount
     gae_lambda: float = 0.95  # GAE
