@@ -6,6 +6,8 @@ with the next. Sources: user_namespaces(7), capabilities(7), landlock(7), seccom
 manual, and the kernel's uapi headers for the numbers. Loaded by ``_sandbox_server.py`` only.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
@@ -13,6 +15,10 @@ import platform
 import stat
 import struct
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -233,7 +239,7 @@ class _Program(ctypes.Structure):
 _kept: list[object] = []  # what the kernel is given by address
 
 
-def _installer(filter_: _Filter):
+def _installer(filter_: _Filter) -> Callable[[], None]:
     code = filter_.finish()
     program = _Program(len(code) // 8, ctypes.cast(code, ctypes.c_void_p))
     _kept.extend((code, program))
@@ -269,7 +275,7 @@ def seccomp(changes: bool) -> str | None:
     return None
 
 
-def child_filter():
+def child_filter() -> Callable[[], None]:
     """A function that forbids this process new processes (threads are allowed) and signals to others."""
     rules = _Filter()
     rules.absent("clone3")  # its flags are out of a filter's sight; the C library then uses clone

@@ -12,6 +12,8 @@ Frames on the socket are a 4-byte length and then JSON (hello, jobs) or ``REPLY`
 
 # ruff: noqa: E402, UP029, UP031  (imports follow a change of sys.path; JSON is full of braces)
 
+from __future__ import annotations
+
 import sys
 
 _HERE = sys.path.pop(0)  # the folder of this file: programs must not import the project's helpers
@@ -24,12 +26,10 @@ import gc
 import json
 import mmap
 import os
-import random
 import resource
 import select
 import signal
 import struct
-import tempfile
 import time
 import types
 from builtins import (
@@ -48,6 +48,7 @@ from builtins import (
     exec,
     float,
     frozenset,
+    getattr,
     int,
     isinstance,
     issubclass,
@@ -63,10 +64,19 @@ from builtins import (
     type,
 )
 from collections import ChainMap, UserDict, UserList, UserString
-from decimal import Decimal
-from fractions import Fraction
 from json.encoder import encode_basestring_ascii as quote
 from types import MappingProxyType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is slow to load, and what a child loads it is to find as it was
+    from collections.abc import Callable
+    from typing import Any
+
+_register = os.register_at_fork
+os.register_at_fork = lambda **_: None  # ``random`` would reseed itself in every child: the seed below is to hold there
+import random
+
+os.register_at_fork = _register
 
 layers: types.ModuleType | None = None
 if sys.platform == "linux":
@@ -74,10 +84,8 @@ if sys.platform == "linux":
     layers = __import__("_sandbox_layers")
     sys.path.remove(_HERE)
 
-REPLY = struct.Struct(
-    "<iBBIdd"
-)  # wait status, why killed, clean, phases ended, CPU seconds, wall seconds; then the report
-NOT_KILLED, CPU_LIMIT, WALL_LIMIT = 0, 1, 2
+# Wait status, whether killed at a limit, whether the scratch folder is clean, phases ended, CPU and wall seconds; then the report.
+REPLY = struct.Struct("<iBBIdd")
 HEADER = struct.Struct("<IIdd")  # bytes of report, phases ended, CPU seconds and clock at the end of the last phase
 REPORT_BYTES = 8 << 20
 STACK_BYTES = 8 << 20
@@ -86,10 +94,7 @@ VALUE_DEPTH = 200
 TEXT_CHARS = 400  # of an exception's text; the client cuts further
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
-PRELOAD = """
-abc array bisect calendar cmath collections.abc copy dataclasses datetime enum functools heapq io itertools math numbers
-operator re statistics string textwrap typing
-"""
+PRELOAD = "array bisect cmath copy datetime enum functools heapq itertools math operator re string typing"
 
 
 # ---------------------------------------------------------------------------------------------------------- the child
@@ -106,7 +111,7 @@ _NAME = type.__dict__["__name__"].__get__
 _VIEWS: tuple = (type({}.keys()), type({}.items()))
 
 
-def encode(value, out, room, depth=0):
+def encode(value: Any, out: list[str], room: list[int], depth: int = 0) -> None:
     """Append the JSON text of ``value`` to the list ``out``, going by its built-in type and never by its methods.
 
     ``room`` is a list of one int, the characters that may still be written. Lists, strings, numbers, booleans and
@@ -119,8 +124,8 @@ def encode(value, out, room, depth=0):
         value = int.__int__(value)
         text = _INT(value) if -(1 << 63) <= value < 1 << 63 else '{"i":"%x"}' % value
     elif issubclass(kind, float):
-        text = float.__float__(value)
-        text = _FLOAT(text) if text - text == 0 else '{"f":"%s"}' % _FLOAT(text)
+        value = float.__float__(value)
+        text = _FLOAT(value) if value - value == 0 else '{"f":"%s"}' % _FLOAT(value)
     elif issubclass(kind, str):
         value = _STR(value)
         if len(value) > room[0]:
@@ -165,7 +170,12 @@ def encode(value, out, room, depth=0):
     out.append(text)
 
 
-def _encode_rare(value, kind, out, room, depth):
+def _loaded(module: str, name: str) -> Any:
+    """A class of a module, if a program has imported that."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _encode_rare(value: Any, kind: type, out: list[str], room: list[int], depth: int) -> None:
     """The types of the standard library that can equal a literal without being of its type; else a bare name."""
     if kind is complex:
         parts = '{"c":["%s","%s"]}' % (_FLOAT(value.real), _FLOAT(value.imag))
@@ -173,9 +183,9 @@ def _encode_rare(value, kind, out, room, depth):
         if len(value) * 2 > room[0]:
             raise TooLarge
         parts = '{"b":"%s"}' % bytes(value).hex()
-    elif kind is Decimal:
+    elif kind is _loaded("decimal", "Decimal"):
         parts = '{"D":%s}' % quote(str(value))
-    elif kind is Fraction:
+    elif kind is _loaded("fractions", "Fraction"):
         parts = '{"F":["%x","%x"]}' % (value.numerator, value.denominator)
     elif value is ...:
         parts = '{"e":0}'
@@ -198,14 +208,14 @@ def _encode_rare(value, kind, out, room, depth):
 class Opaque:
     """Stands for a value that could not be sent: only its truth is known."""
 
-    def __init__(self, truth):
+    def __init__(self, truth: bool) -> None:
         self.truth = truth
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.truth
 
 
-def decode(value):
+def decode(value: Any) -> Any:
     """The inverse of ``encode``, for asserts of which a clean child evaluates the rest."""
     if type(value) is list:
         return [decode(item) for item in value]
@@ -227,21 +237,21 @@ def decode(value):
     if kind == "b":
         return bytes.fromhex(body)
     if kind == "D":
-        return Decimal(body)
+        return __import__("decimal").Decimal(body)
     if kind == "F":
-        return Fraction(int(body[0], 16), int(body[1], 16))
+        return __import__("fractions").Fraction(int(body[0], 16), int(body[1], 16))
     return ... if kind == "e" else Opaque(bool(body[1]))
 
 
 class Report:
     """Lines of JSON in the shared memory; a line counts once the header says so, so a kill loses at most one."""
 
-    def __init__(self, memory):
+    def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory
         self.end = HEADER.size
         self.phases = 0
 
-    def line(self, text):
+    def line(self, text: str) -> None:
         data = text.encode("ascii") + b"\n"
         if self.end + len(data) > REPORT_BYTES:
             raise TooLarge
@@ -249,11 +259,11 @@ class Report:
         self.end += len(data)
         _pack_u32(self.memory, 0, self.end - HEADER.size)
 
-    def phase(self):
+    def phase(self) -> None:
         self.phases += 1
         HEADER.pack_into(self.memory, 0, self.end - HEADER.size, self.phases, _process_time(), _monotonic())
 
-    def error(self, index, letter, error):
+    def error(self, index: int, letter: str, error: BaseException) -> None:
         """Two lines, because the text of an exception is the program's code: it may hang or raise."""
         name = quote(_NAME(type(error))[:60])
         self.line('[%d,"%s",%s]' % (index, letter, name))
@@ -268,12 +278,12 @@ _pack_u32 = struct.Struct("<I").pack_into
 _process_time, _monotonic, _exit = time.process_time, time.monotonic, os._exit
 
 
-def letter_of(error):
+def letter_of(error: BaseException) -> str:
     """X: the program asked to end; O: out of memory; E: any other exception."""
     return "X" if isinstance(error, SystemExit) else "O" if isinstance(error, MemoryError) else "E"
 
 
-def execute(job, report):
+def execute(job: dict[str, Any], report: Report) -> None:
     """Run the parts of a program, then its tests from ``job["start"]`` on. Report lines are
 
     ``[-1, letter, type]`` for a part that failed (S: does not compile), after which nothing runs; else per test
@@ -320,18 +330,19 @@ def execute(job, report):
         report.phase()
 
 
-def child(job, memory, lock_child):
+def child(job: dict[str, Any], memory: mmap.mmap, lock_child: Callable[[], None], alone: bool) -> None:
     """Body of the forked process; never returns."""
     try:
-        os.setpgid(0, 0)
         os.closerange(3, OPEN_FILES)
         space = job["memory"] << 20
-        resource.setrlimit(resource.RLIMIT_AS, (space, space))
-        cpu = int(job["cpu"]) + 2  # a second line of defence: the server looks at the clock itself
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+        with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+            resource.setrlimit(resource.RLIMIT_AS, (space, space))
+        if not alone:  # so that what escapes is found by its group, or at least does not run for ever
+            os.setpgid(0, 0)
+            cpu = int(job["cpu"]) + 2
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
         lock_child()
         gc.enable()
-        random.seed(0)
         execute(job, Report(memory))
     finally:
         _exit(0)
@@ -340,61 +351,65 @@ def child(job, memory, lock_child):
 # --------------------------------------------------------------------------------------------------------- the server
 
 
-def cpu_clock(pid):
-    """CPU seconds used so far by a process and its threads; None where the system has no such clock."""
+def cpu_clock(pid: int) -> float:
+    """CPU seconds used so far by a process and its threads; 0 where the system has no such clock."""
     try:
         return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        return None
+    except (OSError, OverflowError):
+        return 0.0
 
 
-def wait_exit(pid, pidfd, seconds):
-    """True once the process has ended, False after ``seconds``."""
+def wait_exit(pid: int, pidfd: int, seconds: float) -> tuple[int, resource.struct_rusage] | None:
+    """Wait status and resources of the process if it ends within ``seconds``, else None."""
     if pidfd >= 0:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(max(0.0, seconds) * 1000 + 1))
+        return os.wait4(pid, 0)[1:] if poll.poll(seconds * 1000 + 1) else None
     end, pause = time.monotonic() + seconds, 0.0002
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while True:
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            return status, usage
         if time.monotonic() > end:
-            return False
+            return None
         time.sleep(pause)
         pause = min(pause * 1.5, 0.01)
-    return True
 
 
-def watch(pid, pidfd, job, memory, started):
-    """Wait for the child and kill it at a limit. Every phase may use half of the time left, the last one all of it."""
+def watch(
+    pid: int, pidfd: int, job: dict[str, Any], memory: mmap.mmap, started: float
+) -> tuple[bool, int, resource.struct_rusage]:
+    """Wait for the child, kill it at a limit: whether that happened, wait status, resources.
+
+    Every phase of the program may use half of the time that is left, the last one all of it.
+    """
     phases = len(job["tests"]) - job["start"] + 1
-    done, cpu_mark, wall_mark = -1, 0.0, started
-    used, now = 0.0, started
-    cpu_end = wall_end = 0.0
+    done, used, now = -1, 0.0, started
+    cpu_mark, wall_mark = 0.0, started  # at the start of the phase
     while True:
         _, ended, cpu_then, wall_then = HEADER.unpack_from(memory)
-        if ended != done:  # the child's own figures, as far as they are possible
-            if done >= 0:
+        if ended != done:
+            if done >= 0:  # the child's own figures, as far as they are possible
                 cpu_mark, wall_mark = max(cpu_mark, min(cpu_then, used)), max(wall_mark, min(wall_then, now))
             done = ended
-            share = 1.0 if done >= phases - 1 else 0.5
+            share = 0.5 if done < phases - 1 else 1.0
             cpu_end = cpu_mark + (job["cpu"] - cpu_mark) * share
             wall_end = wall_mark + (started + job["wall"] - wall_mark) * share
         if used >= cpu_end or now >= wall_end:
             os.kill(pid, signal.SIGKILL)
-            return CPU_LIMIT if used >= cpu_end else WALL_LIMIT
-        if wait_exit(pid, pidfd, max(0.001, min(cpu_end - used, wall_end - now))):
-            return NOT_KILLED
-        now = time.monotonic()
-        used = cpu_clock(pid)
-        if used is None:
-            used = 0.0
+            return True, *os.wait4(pid, 0)[1:]
+        outcome = wait_exit(pid, pidfd, max(0.001, min(cpu_end - used, wall_end - now)))
+        if outcome is not None:
+            return False, *outcome
+        used, now = cpu_clock(pid), time.monotonic()
 
 
-def children_of_self(descriptor):
+def children_of_self(descriptor: int) -> list[int]:
     """Process ids of the direct children, from an open /proc/self/task/*/children."""
     return [int(word) for word in os.pread(descriptor, 1 << 16, 0).split()] if descriptor >= 0 else []
 
 
-def kill_rest(group, alone, descriptor):
+def kill_rest(group: int, alone: bool, descriptor: int) -> None:
     """End and reap whatever a program left running."""
     while True:
         try:
@@ -415,7 +430,7 @@ def kill_rest(group, alone, descriptor):
         time.sleep(0.0005)
 
 
-def empty(folder):
+def empty(folder: str) -> bool:
     """Remove what is in a folder, however deep and whatever its modes; False if something stayed."""
     try:
         for _ in range(10_000):
@@ -437,18 +452,24 @@ def empty(folder):
     return False
 
 
-def run(job, memory, lock_child, alone, descriptor, scratch):
+def run(
+    job: dict[str, Any],
+    memory: mmap.mmap,
+    lock_child: Callable[[], None],
+    alone: bool,
+    descriptor: int,
+    scratch: str,
+) -> bytes:
     """One program in one child; the bytes of the reply."""
     HEADER.pack_into(memory, 0, 0, 0, 0.0, 0.0)
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        child(job, memory, lock_child)
+        child(job, memory, lock_child, alone)
     pidfd = -1
     with contextlib.suppress(AttributeError, OSError):  # macOS, Linux before 5.3
         pidfd = os.pidfd_open(pid)
-    killed = watch(pid, pidfd, job, memory, started)
-    _, status, usage = os.wait4(pid, 0)
+    killed, status, usage = watch(pid, pidfd, job, memory, started)
     if pidfd >= 0:
         os.close(pidfd)
     wall = time.monotonic() - started
@@ -460,7 +481,7 @@ def run(job, memory, lock_child, alone, descriptor, scratch):
     return head + memory[HEADER.size : HEADER.size + length]
 
 
-def read_exactly(descriptor, size):
+def read_exactly(descriptor: int, size: int) -> bytes:
     """Bytes from the socket; empty at its end."""
     data = b""
     while len(data) < size:
@@ -471,10 +492,28 @@ def read_exactly(descriptor, size):
     return data
 
 
-def send(descriptor, data):
+def send(descriptor: int, data: bytes) -> None:
     data = struct.pack("<I", len(data)) + data
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def fill_holes() -> list[bytes]:
+    """Occupy the free slots that imports left all over Python's memory, so that a child's objects lie together.
+
+    Every page of ours that a child writes to is copied, at 1 to 3 microseconds a page; this halves the pages that
+    new objects touch. For each size class, objects are made until they follow each other in a fresh pool.
+    """
+    kept, room = [], 4 << 20
+    for size in range(48, 513, 16):
+        in_order = last = 0
+        while in_order < 16384 // size - 2 and room > 0:
+            filler = bytes(size - b"".__sizeof__())
+            in_order = in_order + 1 if id(filler) - last == size else 0
+            last = id(filler)
+            kept.append(filler)
+            room -= size
+    return kept
 
 
 WARM_UP = """
@@ -491,27 +530,28 @@ def f(a, b=2):
 """
 
 
-def lock_in(config, hello):
+def lock_in(config: dict[str, Any], hello: dict[str, Any]) -> Callable[[], None]:
     """Apply the layers that work; the function that locks each child further. Fills in ``hello``."""
     wanted, scratch, missing = config["layers"], config["scratch"], hello["missing"]
     active = ["namespaces"] if config["alone"] else []
-    lock_child = None
+    lock_child: Callable[[], None] = lambda: None  # noqa: E731
     if layers is not None:
         layers.drop_privileges()
         if "landlock" in wanted:
             missing["landlock"] = layers.landlock(scratch)
         if "seccomp" in wanted:
-            lock_child = layers.child_filter()
             missing["seccomp"] = layers.seccomp(changes=missing.get("landlock", "not wanted") is not None)
+            if missing["seccomp"] is None:
+                lock_child = layers.child_filter()
     for name in ("landlock", "seccomp"):
         if name in wanted and missing.setdefault(name, "only on Linux") is None:
             active.append(name)
             del missing[name]
     hello["level"] = "+".join(active) or "limits"
-    return lock_child if "seccomp" in active else lambda: None
+    return lock_child
 
 
-def serve(config, hello):
+def serve(config: dict[str, Any], hello: dict[str, Any]) -> None:
     """Prepare, say hello, and answer jobs until the client closes the socket."""
     descriptor, alone, scratch = config["fd"], config["alone"], config["scratch"]
     for name in PRELOAD.split():
@@ -531,8 +571,8 @@ def serve(config, hello):
     for name, value in (("CORE", 0), ("FSIZE", FILE_BYTES), ("NOFILE", OPEN_FILES), ("STACK", STACK_BYTES)):
         kind = getattr(resource, "RLIMIT_" + name)
         highest = resource.getrlimit(kind)[1]
-        value = value if highest == resource.RLIM_INFINITY else min(value, highest)
-        resource.setrlimit(kind, (value, value))
+        most = value if highest == resource.RLIM_INFINITY else min(value, highest)
+        resource.setrlimit(kind, (most, most))
     memory = mmap.mmap(-1, REPORT_BYTES)
     lock_child = lock_in(config, hello)
     gc.disable()
@@ -540,7 +580,9 @@ def serve(config, hello):
         tests = [["f(3)"], ["f([1, 2][0], b=3)"]]
         execute({"parts": [["<solution>", WARM_UP]], "tests": tests, "start": 0}, Report(memory))
     del sys.modules["solution"]
+    random.seed(0)
     gc.collect()
+    config["filling"] = fill_holes()
     gc.freeze()
     send(descriptor, json.dumps(hello).encode())
     while head := read_exactly(descriptor, 4):
@@ -551,10 +593,10 @@ def serve(config, hello):
             return  # the scratch folder could not be emptied: the client starts a new server
 
 
-def keep(server, scratch, client):
+def keep(server: int, scratch: str, client: int) -> None:
     """Body of the keeper: wait for the server, end what it left, remove its folder."""
 
-    def end(*_):
+    def end(*_: object) -> None:
         with contextlib.suppress(OSError):
             os.kill(server, signal.SIGKILL)
 
@@ -580,24 +622,26 @@ def keep(server, scratch, client):
             os.rmdir(scratch)
 
 
-def main():
+def main() -> None:
     config = json.loads(sys.argv[1])
     descriptor, wanted = config["fd"], config["layers"]
-    hello = {"python": sys.version, "missing": {}}
+    hello: dict[str, Any] = {"python": sys.version, "missing": {}}
     config["alone"], config["scratch"], made = False, "", ""
     try:
         if "namespaces" in wanted:
-            reason = layers.namespaces() if layers is not None else "only on Linux"
-            config["alone"] = reason is None
-            if reason is None:
+            if layers is None or (reason := layers.namespaces()) is not None:
+                hello["missing"]["namespaces"] = reason if layers is not None else "only on Linux"
+            else:
+                config["alone"] = True
                 config["scratch"], reason = layers.private_folder()
-            if reason is not None:
-                hello["missing"]["namespaces" if not config["alone"] else "private folder"] = reason
+                if reason is not None:
+                    hello["missing"]["private folder"] = reason
     except OSError as error:
-        send(descriptor, json.dumps({"layer": "namespaces", "error": str(error)}).encode())
+        send(descriptor, json.dumps({"broken": "namespaces", "missing": {"namespaces": str(error)}}).encode())
         return
     if not config["scratch"]:
-        config["scratch"] = made = tempfile.mkdtemp(prefix="ppo-sandbox-")
+        config["scratch"] = made = os.path.join(config["temporary"], "ppo-sandbox-" + os.urandom(8).hex())
+        os.mkdir(made, 0o700)
     keeper = os.getpid()
     server = os.fork()
     if server:

@@ -7,8 +7,6 @@ what it locks itself into.
 
 from __future__ import annotations
 
-import ast
-import builtins
 import contextlib
 import hashlib
 import json
@@ -19,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -26,11 +25,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from ._sandbox_asserts import Question, ask, cut, equal, show, truth
 
 OUTCOMES = (
     "pass",
@@ -46,7 +44,6 @@ OUTCOMES = (
     "sandbox_error",
 )
 LAYERS = ("namespaces", "landlock", "seccomp")
-MESSAGE_CHARS = 200
 MAX_PROCESSES = 4  # a program's first process and those that try the asserts after one that ended it
 IN_FLIGHT = 2  # programs sent to a worker at once: one runs, one waits
 PIPE_BYTES = 32768  # a job of at most this size never blocks behind another
@@ -105,308 +102,26 @@ class SandboxError(RuntimeError):
     """The sandbox itself could not do its work; the message says why and what to do."""
 
 
-# ----------------------------------------------------------------------------------------------- asserts into questions
-
-_BUILTINS = frozenset(dir(builtins))
-_MODULES = frozenset(sys.stdlib_module_names)
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What the child evaluates for one assert and how its answer is judged.
-
-    ``kind`` is the comparison of the one value of ``ask`` with ``expected`` (eq, ne, is, is_not), truth or falsehood
-    of it, ``judge`` (``rest`` is an assert over ``_V``, the values, for a clean child) or ``plain`` (``rest`` is the
-    statement itself).
-    """
-
-    kind: str
-    ask: tuple[str, ...] = ()
-    expected: Any = None
-    rest: str = ""
-    shown: int = 1  # how many of the values asked for a message shows
-
-    @property
-    def wire(self) -> str | tuple[str, ...]:
-        return self.rest if self.kind == "plain" else self.ask
-
-
-_OPERATORS = {ast.Eq: "eq", ast.NotEq: "ne", ast.Is: "is", ast.IsNot: "is_not"}
-
-
-def _root(node: ast.expr) -> str:
-    """The name at the start of ``name(...)``, ``name.a[0](...)`` and the like; empty for other expressions."""
-    while True:
-        if isinstance(node, ast.Call):
-            node = node.func
-        elif isinstance(node, (ast.Attribute, ast.Subscript)):
-            node = node.value
-        else:
-            return node.id if isinstance(node, ast.Name) else ""
-
-
-def _candidate(node: ast.expr) -> bool:
-    """An expression that is a value of the program: it starts from a name that is not a builtin."""
-    name = _root(node)
-    return bool(name) and name not in _BUILTINS
-
-
-def _wrapped(node: ast.expr, shadowed: bool) -> bool:
-    """A value of the program, maybe inside builtins of one argument, as in ``sorted(f(x))``: no other data in it.
-
-    ``shadowed``: the assert has no name but those of builtins, so the program's function has such a name.
-    """
-    if shadowed:
-        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    while isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BUILTINS:
-        if len(node.args) != 1 or node.keywords:
-            return False
-        node = node.args[0]
-    return _candidate(node)
-
-
-class _Extract(ast.NodeTransformer):
-    """Replaces the values of the program in an expression by ``_V[0]``, ``_V[1]``, ...
-
-    Only where all of the expression is evaluated exactly once: anything else raises ValueError.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.source, self.found, self.modules = source, list[str](), set[str]()
-
-    def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.Name) and node.id in self.modules:
-            return node
-        if isinstance(node, (ast.Call, ast.Attribute, ast.Subscript, ast.Name)) and _candidate(node):
-            name = _root(node)
-            if name in _MODULES and isinstance(node, (ast.Call, ast.Attribute)) and not _called_directly(node):
-                self.modules.add(name)
-                return self.generic_visit(node)
-            self.found.append(_segment(self.source, node))
-            index = ast.Constant(len(self.found) - 1)
-            return ast.Subscript(ast.Name("_V", ast.Load()), index, ast.Load())
-        if isinstance(node, (ast.BoolOp, ast.IfExp, ast.Lambda, ast.comprehension, ast.NamedExpr, ast.JoinedStr)):
-            raise ValueError("evaluated conditionally, in its own scope or with effects")
-        if isinstance(node, ast.Compare) and len(node.ops) > 1:
-            raise ValueError("a chain of comparisons stops early")
-        return self.generic_visit(node)
-
-
-def _called_directly(node: ast.expr) -> bool:
-    """``name(...)`` or an expression on it, as opposed to ``module.name(...)``."""
-    while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return True
-        node = node.func if isinstance(node, ast.Call) else node.value  # type: ignore[attr-defined]
-    return False
-
-
-def _segment(source: str, node: ast.expr) -> str:
-    """The source text of an expression, in parentheses so that it may span lines."""
-    if node.lineno == node.end_lineno == 1:
-        text = source.encode()[node.col_offset : node.end_col_offset].decode()
-    else:
-        text = ast.get_source_segment(source, node) or ast.unparse(node)
-    return f"({text}\n)"
-
-
-@lru_cache(maxsize=65536)
-def _question(test: str) -> _Question:
-    """How to put one assert to the child; see ``_Question``."""
-    plain = _Question("plain", rest=test)
-    try:
-        (statement,) = ast.parse(test).body
-        if not isinstance(statement, ast.Assert):
-            return plain
-        node = statement.test
-        shadowed = all(part.id in _BUILTINS for part in ast.walk(node) if isinstance(part, ast.Name))
-        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPERATORS:
-            kind = _OPERATORS[type(node.ops[0])]
-            for side, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
-                if _wrapped(side, shadowed):
-                    try:
-                        expected = ast.literal_eval(other)
-                    except (ValueError, TypeError):
-                        continue
-                    if kind in ("eq", "ne") or expected is None or isinstance(expected, bool):
-                        return _Question(kind, (_segment(test, side),), expected)
-        if _wrapped(node, shadowed):
-            return _Question("truth", (_segment(test, node),))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and _wrapped(node.operand, shadowed):
-            return _Question("falsehood", (_segment(test, node.operand),))
-        extract = _Extract(test)
-        rest = ast.unparse(ast.fix_missing_locations(extract.visit(node)))
-        if not extract.found:
-            return plain
-        imports = "".join(f"import {name}\n" for name in sorted(extract.modules))
-        # the program must have the modules that its test names, as if the assert ran in it
-        names = tuple(sorted(extract.modules))
-        return _Question("judge", (*extract.found, *names), rest=f"{imports}assert {rest}", shown=len(extract.found))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return plain
-
-
-# ------------------------------------------------------------------------------- answers: compared and shown, not trusted
-
-
-def _plain(value: Any) -> Any:
-    """A number, string, bytes or None out of an encoded value, or an object equal to nothing. Work is bounded."""
-    if not isinstance(value, dict):
-        return value
-    [(kind, body)] = value.items()
-    if kind == "i":
-        return int(body, 16)
-    if kind == "f":
-        return float(body)
-    if kind == "c":
-        return complex(float(body[0]), float(body[1]))
-    if kind == "b":
-        return bytes.fromhex(body)
-    if kind == "D" and len(body) < 1000:
-        return Decimal(body)
-    if kind == "F" and len(body[0]) + len(body[1]) < 2000:
-        return Fraction(int(body[0], 16), int(body[1], 16))
-    return ... if kind == "e" else object()
-
-
-def _member(value: Any, like: Iterable[Any]) -> Any:
-    """An element of a set or key of a dict as a hashable value; containers only if ``like`` has such elements."""
-    if isinstance(value, dict) and len(value) == 1:
-        [(kind, body)] = value.items()
-        if kind in ("t", "s") and any(isinstance(item, (tuple, frozenset)) and len(item) == len(body) for item in like):
-            inner = [part for item in like if isinstance(item, (tuple, frozenset)) for part in item]
-            items = [_member(item, inner) for item in body]
-            return tuple(items) if kind == "t" else frozenset(items)
-    return object() if isinstance(value, list) else _plain(value)
-
-
-def _equal(value: Any, expected: Any) -> bool:
-    """``decoded value == expected`` for a literal ``expected``, doing no more work than the literal's size allows."""
-    kind = type(expected)
-    if kind is list:
-        return (
-            isinstance(value, list)
-            and len(value) == len(expected)
-            and all(_equal(got, want) for got, want in zip(value, expected, strict=True))
-        )
-    if kind in (tuple, set, frozenset, dict):
-        letter = "t" if kind is tuple else "d" if kind is dict else "s"
-        if not isinstance(value, dict) or letter not in value:
-            return False
-        items = value[letter]
-        if len(items) != len(expected):
-            return False
-        if kind is tuple:
-            return all(_equal(got, want) for got, want in zip(items, expected, strict=True))
-        if kind is dict:
-            seen = set()
-            for key, item in items:
-                name = _member(key, expected)
-                if name not in expected or not _equal(item, expected[name]):
-                    return False
-                seen.add(name)
-            return len(seen) == len(expected)
-        return {_member(item, expected) for item in items} == expected
-    if isinstance(value, list):
-        return False
-    return bool(_plain(value) == expected)
-
-
-def _truth(value: Any) -> bool:
-    if isinstance(value, dict):
-        [(kind, body)] = value.items()
-        if kind == "o":
-            return bool(body[1])
-        return bool(body) if kind in "tsdb" else bool(_plain(value))
-    return bool(value)
-
-
-def _show(value: Any, room: int = MESSAGE_CHARS) -> str:
-    """The repr of an encoded value, cut to ``room`` characters; elements of sets are sorted."""
-    parts: list[str] = []
-    _show_into(value, parts, [room + 1])
-    return _cut("".join(parts), room)
-
-
-_BRACKETS = {"t": "()", "s": "{}", "d": "{}"}
-
-
-def _show_into(value: Any, parts: list[str], room: list[int]) -> None:
-    def put(text: str) -> None:
-        parts.append(text)
-        room[0] -= len(text)
-
-    if room[0] <= 0:
-        return
-    kind: str = "l" if isinstance(value, list) else ""
-    items: Any = value
-    if isinstance(value, dict):
-        kind = next(iter(value))
-        items = value[kind]
-    if kind in ("l", "t", "s", "d"):
-        opening, closing = tuple(_BRACKETS.get(kind, "[]"))
-        if kind == "s" and not items:
-            return put("set()")
-        if kind == "s" and len(items) > 1000:
-            return put(f"<set of {len(items)} elements>")
-        if kind == "s":
-            items = sorted(items, key=lambda item: (str(type(item)), _show(item, 60)))
-        put(opening)
-        for i, item in enumerate(items):
-            if room[0] <= 0:
-                return
-            if i:
-                put(", ")
-            if kind == "d":
-                _show_into(item[0], parts, room)
-                put(": ")
-                item = item[1]
-            _show_into(item, parts, room)
-        put("," + closing if kind == "t" and len(items) == 1 else closing)
-    elif kind == "o":
-        put(f"<{items[0]} object>")
-    elif kind == "i" and len(items) > 300:
-        put(f"<int of {4 * len(items)} bits>")
-    elif isinstance(value, str):
-        put(repr(value[: room[0] + 1]))
-    elif kind == "b":
-        put(repr(bytes.fromhex(items[: 2 * room[0] + 2])))
-    elif kind == "D":
-        put(f"Decimal({items[: room[0]]!r})")
-    else:
-        put(repr(_plain(value))[: room[0] + 1])
-
-
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-
-
-def _cut(text: str, room: int = MESSAGE_CHARS) -> str:
-    """Bounded, without addresses or lone surrogates."""
-    text = _ADDRESS.sub(" at 0x", text).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= room else text[: room - 3] + "..."
-
-
 # ------------------------------------------------------------------------------------------------------------ one worker
 
 _REPLY = struct.Struct("<iBBIdd")  # the same as in _sandbox_server.py
-_NOT_KILLED = 0
-_PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what the interpreter itself may need to start
+_PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what the interpreter itself may need to start
+_MARGIN = 30.0  # seconds that a worker may be late before it is taken for dead
 
 
 class _Worker:
     """A server process and the socket to it."""
 
-    def __init__(self, layers: tuple[str, ...], strict: bool) -> None:
+    def __init__(self, layers: tuple[str, ...]) -> None:
         if not hasattr(os, "fork"):
-            raise SandboxError("The sandbox needs fork: run on Linux or macOS (on Windows, in WSL).")
-        ours, theirs = socket.socketpair()
-        config = {"fd": theirs.fileno(), "client": os.getpid(), "layers": layers, "strict": strict}
+            raise SandboxError("The sandbox needs fork: run on Linux or macOS (on Windows, inside WSL).")
+        self.socket, theirs = socket.socketpair()
+        for end in (self.socket, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PIPE_BYTES)
+        config = {"fd": theirs.fileno(), "client": os.getpid(), "layers": layers, "temporary": tempfile.gettempdir()}
         environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         environment.update({name: os.environ[name] for name in _PASSED_ON if name in os.environ})
         script = Path(__file__).with_name("_sandbox_server.py")
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PIPE_BYTES)
-        self.socket = ours
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-s", "-S", "-B", "-Wignore", str(script), json.dumps(config)],
@@ -415,57 +130,58 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=environment,
+                start_new_session=True,  # an interrupt typed in the terminal is for the client only
             )
         except OSError as error:
-            ours.close()
+            self.socket.close()
             raise SandboxError(f"The sandbox could not start {sys.executable}: {error}.") from error
         finally:
             theirs.close()
         try:
-            self.hello: dict[str, Any] = json.loads(self.receive())
+            self.hello: dict[str, Any] = json.loads(self.receive(0))
         except (OSError, EOFError, ValueError) as error:
             self.close()
-            raise SandboxError("A sandbox worker ended while starting; run docs/sandbox.md's check.") from error
-        if "error" in self.hello:
-            self.close()
+            raise SandboxError("A sandbox worker ended while it started: try Sandbox(layers='none').") from error
 
     def send(self, job: bytes) -> None:
+        self.socket.settimeout(_MARGIN)
         self.socket.sendall(struct.pack("<I", len(job)) + job)
 
-    def receive(self) -> bytes:
+    def receive(self, seconds: float) -> bytes:
+        """The next frame, which is due in ``seconds``. Raises OSError or EOFError if the server is gone."""
+        self.socket.settimeout(seconds + _MARGIN)
         (size,) = struct.unpack("<I", self._exactly(4))
         return self._exactly(size)
 
     def _exactly(self, size: int) -> bytes:
         data = self.socket.recv(size)
-        if len(data) < size:
-            pieces = [data]
-            missing = size - len(data)
-            while missing:
-                data = self.socket.recv(missing)
-                if not data:
-                    raise EOFError
-                pieces.append(data)
-                missing -= len(data)
-            data = b"".join(pieces)
+        while len(data) < size:
+            piece = self.socket.recv(size - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
         return data
 
     def hang_up(self) -> None:
-        """Make the thread that waits for an answer see the end of the socket."""
+        """Let the server see the end of the socket, and the thread that waits for it too."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the server; it notices the closed socket, and its keeper cleans up."""
+        """End the server, which notices the closed socket; its keeper removes what it left."""
         self.socket.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.terminate()
-            self.process.wait(5)
+        for end in (lambda: None, self.process.terminate, self.process.kill):
+            end()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+                return
 
 
 # ----------------------------------------------------------------------------------------------------------- one program
+
+_LETTERS = {"E": "exception", "X": "early_exit", "O": "oom", "L": "output_too_large", "F": "wrong_value"}
+_TIME = ("timeout", "stopped at the time limit")
+_GONE = "the process ended before the assert did"
 
 
 class _Attempt:
@@ -473,14 +189,12 @@ class _Attempt:
 
     def __init__(self, program: Program, preamble: str) -> None:
         self.program = program
-        self.questions = [_question(test) for test in program.tests]
-        self.parts = [["<preamble>", preamble]] if preamble else []
-        self.parts.append(["<solution>", program.code])
-        if program.setup:
-            self.parts.append(["<setup>", program.setup])
+        self.questions = [ask(test) for test in program.tests]
+        parts = [("<preamble>", preamble), ("<solution>", program.code), ("<setup>", program.setup)]
+        self.parts = [part for part in parts if part[1]]
         count = len(program.tests)
         self.outcomes = ["not_run"] * count
-        self.types = [""] * count
+        self.types = [""] * count  # of exceptions
         self.messages = [""] * count
         self.notes: list[str] = []
         self.start = self.processes = self.deaths = 0
@@ -494,32 +208,33 @@ class _Attempt:
             "tests": [question.wire for question in self.questions],
             "start": self.start,
             "cpu": max(0.01, limits.cpu_seconds - self.cpu),
-            "wall": max(0.01, limits.cpu_seconds * limits.wall_factor - self.wall),
+            "wall": max(0.01, self.seconds),
             "memory": limits.memory_mb,
         }
         return json.dumps(job).encode()
 
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time left."""
+        return self.program.limits.cpu_seconds * self.program.limits.wall_factor - self.wall
+
     def take(self, reply: bytes, judge: Callable[[bytes], bytes]) -> bool:
-        """Read one reply; True when the verdict is complete, False if another process should go on."""
+        """Read one reply; True when the verdict is complete, False if another process is to go on."""
         status, killed, _, phases, cpu, wall = _REPLY.unpack_from(reply)
         self.cpu += cpu
         self.wall += wall
         self.processes += 1
-        start, count = self.start, len(self.outcomes)
-        answered = start  # asserts below this have an outcome
+        answered, count = self.start, len(self.outcomes)
         for line in reply[_REPLY.size :].split(b"\n"):
             try:
                 index, letter, body = json.loads(line)
             except (ValueError, TypeError, RecursionError):
                 continue
-            if letter == "+" and isinstance(body, str) and (index == -1 or start <= index < answered):
-                for i in range(start, count) if index == -1 else (index,):
-                    if self.types[i] and self.messages[i] == self.types[i]:
-                        self.messages[i] = _cut(f"{self.types[i]}: {body}" if body else self.types[i])
-            elif index == -1 and answered == start:
-                outcome = "compile_error" if letter == "S" else _LETTERS.get(letter, "exception")
-                for i in range(start, count):
-                    self._set(i, outcome, str(body)[:60], str(body)[:60])
+            if letter == "+":  # the text of the exception in the line before
+                self._explain(index, body, answered)
+            elif index == -1 and answered == self.start:  # the code itself failed
+                for i in range(self.start, count):
+                    self._fail(i, "compile_error" if letter == "S" else _LETTERS.get(letter, "exception"), body)
                 answered = count
             elif index == answered and index < count:
                 self._answer(index, letter, body, judge)
@@ -527,99 +242,98 @@ class _Attempt:
         if answered == count:
             return True
         outcome, message = self._cause(status, killed, cpu)
-        # a report that says nothing at all: the program's own code ended the process, there is nothing to go on with
-        from_code = answered == start and not phases
-        for i in range(answered, count if from_code else answered + 1):
+        in_code = phases == 0  # it ended before the first assert: another process would, too
+        for i in range(answered, count if in_code else answered + 1):
             self._set(i, outcome, "", message)
         self.start = answered + 1
-        if from_code or self.start == count or self.processes == MAX_PROCESSES:
+        if in_code or self.start == count or self.processes == MAX_PROCESSES:
             return True
-        self.notes.append(
-            f"assert {self.start + 1} on: in a new process, the one before ended in assert {answered + 1}"
-        )
+        self.notes.append(f"assert {self.start + 1} and on: in a new process, after {outcome} in assert {self.start}")
         return False
 
     def _set(self, index: int, outcome: str, kind: str, message: str) -> None:
         self.outcomes[index], self.types[index], self.messages[index] = outcome, kind, message
 
+    def _fail(self, index: int, outcome: str, body: Any) -> None:
+        kind = cut(str(body), 60)
+        self._set(index, outcome, kind, kind)
+
+    def _explain(self, index: Any, text: Any, answered: int) -> None:
+        places = range(self.start, answered) if index == -1 else [answered - 1] if index == answered - 1 else []
+        for i in places:
+            if text and self.types[i] and self.messages[i] == self.types[i]:
+                self.messages[i] = cut(f"{self.types[i]}: {text}")
+
     def _answer(self, index: int, letter: str, body: Any, judge: Callable[[bytes], bytes]) -> None:
         question = self.questions[index]
-        if letter == "V" and question.kind != "plain":
-            try:
-                right = self._right(question, body, judge)
-            except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError):
-                right = False
-            if right:
-                return self._set(index, "pass", "", "")
-            try:
-                message = ", ".join(_show(value) for value in body[: question.shown])
-            except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError):
-                message = "a value that cannot be shown"
-            return self._set(index, "wrong_value", "", _cut(message))
         if letter == "P" and question.kind == "plain":
             return self._set(index, "pass", "", "")
-        name = str(body)[:60]
-        self._set(index, _LETTERS.get(letter, "exception"), name, name)
+        if letter != "V" or question.kind == "plain":
+            return self._fail(index, _LETTERS.get(letter, "exception"), body)
+        try:
+            if self._right(question, body, judge):
+                return self._set(index, "pass", "", "")
+            message = cut(", ".join(show(value) for value in body[: question.shown]))
+        except SandboxError:
+            raise
+        except Exception:  # only forged answers make the code above fail
+            message = "a value that cannot be read"
+        self._set(index, "wrong_value", "", message)
 
-    def _right(self, question: _Question, values: Any, judge: Callable[[bytes], bytes]) -> bool:
+    def _right(self, question: Question, values: Any, judge: Callable[[bytes], bytes]) -> bool:
         if question.kind == "judge":
             job = {"parts": [], "tests": [question.rest], "start": 0, "cpu": 2.0, "wall": 10.0, "memory": 1024}
-            reply = judge(json.dumps({**job, "values": values}).encode())
-            return reply[_REPLY.size :].split(b"\n")[0] == b'[0,"P",""]'
+            return b'[0,"P",""]\n' in judge(json.dumps({**job, "values": values}).encode())
         (value,) = values
         if question.kind in ("truth", "falsehood"):
-            return _truth(value) == (question.kind == "truth")
+            return truth(value) == (question.kind == "truth")
         if question.kind in ("is", "is_not"):
             return (value is question.expected) == (question.kind == "is")
-        return _equal(value, question.expected) == (question.kind == "eq")
+        return equal(value, question.expected) == (question.kind == "eq")
 
     def _cause(self, status: int, killed: int, cpu: float) -> tuple[str, str]:
         """Why a process ended before it had answered everything."""
-        if killed != _NOT_KILLED:
-            return "timeout", "stopped at the time limit"
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            if number == signal.SIGKILL:
-                out_of_time = cpu >= self.program.limits.cpu_seconds
-                return ("timeout", "stopped at the time limit") if out_of_time else ("oom", "killed by the system")
-            return "crash", f"ended by {signal.Signals(number).name}" if number in set(signal.Signals) else "crash"
-        return "early_exit", "the process ended before the assert did"
+        if killed:
+            return _TIME
+        if not os.WIFSIGNALED(status):
+            return "early_exit", _GONE
+        number = os.WTERMSIG(status)
+        if number == signal.SIGKILL:  # not by us: the kernel
+            return _TIME if cpu >= self.program.limits.cpu_seconds else ("oom", "killed by the system")
+        return "crash", f"ended by signal {number}"
 
     def died(self) -> bool:
-        """The server died under this program; True when that has happened twice, which is then its verdict."""
+        """The server died under this program; True at the second time, which is then its verdict."""
         self.deaths += 1
         if self.deaths == 2:
             for i in range(self.start, len(self.outcomes)):
                 self._set(i, "crash", "", "ended the sandbox's server")
         return self.deaths == 2
 
-    def fail(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
         """The sandbox could not run it."""
         for i in range(self.start, len(self.outcomes)):
-            self._set(i, "sandbox_error", "", _cut(reason))
+            self._set(i, "sandbox_error", "", cut(reason))
 
     def verdict(self) -> Verdict:
         mask = tuple(int(outcome == "pass") for outcome in self.outcomes)
-        notes = self.notes
+        notes = list(self.notes)
         for i, question in enumerate(self.questions):
             if question.kind == "plain":
-                notes.append(f"assert {i + 1}: ran as it stands")
+                notes.append(f"assert {i + 1}: ran as it stands, so the program could read or forge its result")
             elif question.kind == "judge":
-                notes.append(f"assert {i + 1}: compared in a clean process")
-        first = mask.index(0) if 0 in mask else -1
+                notes.append(f"assert {i + 1}: its values were compared in a clean process")
+        first = mask.index(0) if 0 in mask else None
         return Verdict(
             mask=mask,
             outcomes=tuple(self.outcomes),
             messages=tuple(self.messages),
-            error_type="" if first < 0 else self.types[first] or self.outcomes[first],
-            error_message="" if first < 0 else self.messages[first],
+            error_type="" if first is None else self.types[first] or self.outcomes[first],
+            error_message="" if first is None else self.messages[first],
             cpu_seconds=self.cpu,
             wall_seconds=self.wall,
             notes=tuple(notes),
         )
-
-
-_LETTERS = {"E": "exception", "X": "early_exit", "O": "oom", "L": "output_too_large", "F": "wrong_value"}
 
 
 # ------------------------------------------------------------------------------------------------------------- the pool
@@ -636,98 +350,94 @@ class _Batch:
 
 @dataclass(eq=False)
 class _Item:
-    attempt: _Attempt
+    """A distinct program of a batch; ``attempt`` is there from when a worker takes it."""
+
+    program: Program
     key: bytes
     batch: _Batch
+    attempt: _Attempt
 
 
 class _Pool:
     """One thread per worker, and the queue and the cache they share.
 
-    Apart from ``Sandbox`` so that the threads do not keep a forgotten Sandbox alive. The thread that starts a server
-    also ends last: on Linux a server is told to die with that thread.
+    Apart from ``Sandbox`` so that the threads do not keep a forgotten Sandbox alive. A thread starts its server
+    itself and outlives it: Linux ends the server with that thread.
     """
 
     def __init__(self, count: int, layers: tuple[str, ...], strict: bool, preamble: str, cache_size: int) -> None:
-        self.count, self.layers, self.strict, self.preamble, self.cache_size = (
-            count,
-            layers,
-            strict,
-            preamble,
-            cache_size,
-        )
+        self.count, self.layers, self.strict = count, layers, strict
+        self.preamble, self.cache_size = preamble, cache_size
         self.cache: OrderedDict[bytes, Verdict] = OrderedDict()
         self.hello: dict[str, Any] = {}
         self.closed = False
+        self.workers: set[_Worker] = set()
         self.reset()
         _POOLS.add(self)
 
     def reset(self) -> None:
-        """Without threads and workers, as at first; also in a process forked from ours, which must not share them."""
-        self.lock = threading.Condition()
-        self.judge_lock = threading.Lock()
-        self.queue: deque[_Item] = deque()
-        self.threads: list[threading.Thread] = []
-        self.workers: set[_Worker] = set()
-        self.judge_worker: _Worker | None = None
-        self.wanted = self.started = 0
-        self.failure: SandboxError | None = None
-
-    def forget(self) -> None:
+        """No threads and no workers: at first, and in a process forked from ours, which must not share them."""
         for worker in self.workers:
             worker.socket.close()
-            worker.process.returncode = 0  # another process's child: not ours to wait for
-        self.reset()
+            worker.process.returncode = 0  # another process's child, not ours to wait for
+        self.workers.clear()
+        self.lock = threading.Condition()
+        self.queue: deque[tuple[Program, bytes, _Batch]] = deque()
+        self.threads: list[threading.Thread] = []
+        self.started = self.wanted = 0  # workers that are up, and that start() waits for
+        self.failure: SandboxError | None = None
+        self.judge_lock = threading.Lock()
+        self.judge_worker: _Worker | None = None
 
     # called by users' threads
 
-    def submit(self, programs: Sequence[Program]) -> Future[list[Verdict]]:
+    def submit(self, programs: Sequence[Program], cached: bool = True) -> Future[list[Verdict]]:
+        """Queue what the cache does not know; ``cached=False`` runs all."""
         batch = _Batch({}, [None] * len(programs), Future())
-        fresh: list[_Item] = []
         with self.lock:
-            if self.closed:
-                raise SandboxError("This sandbox is closed: make a new one.")
+            self.check_open()
             for place, program in enumerate(programs):
                 key = _key(program, self.preamble)
                 if key in batch.places:
                     batch.places[key].append(place)
-                elif (known := self.cache.get(key)) is not None:
+                elif cached and (known := self.cache.get(key)) is not None:
                     self.cache.move_to_end(key)
                     batch.verdicts[place] = known
                 else:
                     batch.places[key] = [place]
-                    fresh.append(_Item(_Attempt(program, self.preamble), key, batch))
-            if not fresh:
-                batch.future.set_result([verdict for verdict in batch.verdicts if verdict is not None])
-                return batch.future
-            self.queue.extend(fresh)
-            self.spawn()
-            self.lock.notify_all()
+                    self.queue.append((program, key, batch))
+            if batch.places:
+                self.spawn()
+        if not batch.places:
+            _fulfil(batch)
         return batch.future
 
     def start(self, count: int) -> None:
-        """Wait until ``count`` workers have started."""
+        """Wait until ``count`` workers are up."""
         with self.lock:
-            if self.closed:
-                raise SandboxError("This sandbox is closed: make a new one.")
+            self.check_open()
             self.failure = None
             self.wanted = max(self.wanted, count)
             self.spawn()
-            self.lock.notify_all()
             self.lock.wait_for(lambda: self.started >= count or self.failure is not None or self.closed)
             if self.failure is not None:
                 raise self.failure
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise SandboxError("This sandbox is closed: make a new one.")
 
     def spawn(self) -> None:
         while len(self.threads) < self.count:
             thread = threading.Thread(target=self.drive, name="sandbox", daemon=True)
             self.threads.append(thread)
             thread.start()
+        self.lock.notify_all()
 
     def close(self) -> None:
         with self.lock:
             self.closed = True
-            dropped = {item.batch.future for item in self.queue}
+            dropped = [batch.future for _, _, batch in self.queue]
             self.queue.clear()
             for worker in self.workers:
                 worker.hang_up()
@@ -735,49 +445,45 @@ class _Pool:
         for future in dropped:
             future.cancel()
         for thread in self.threads:
-            thread.join(10)
+            thread.join()
 
     # called by the driving threads
 
     def take(self, block: bool, idle: bool) -> _Item | None:
-        """The next program; None if there is none (``block`` waits for one), on closing, or to start a worker."""
+        """The next program, in turn. None: there is none (``block`` waits), a worker is to be started, or the end."""
         with self.lock:
             while True:
                 while self.queue:
-                    item = self.queue.popleft()
-                    if not item.batch.future.cancelled():
-                        return item
+                    program, key, batch = self.queue.popleft()
+                    if not batch.future.cancelled():
+                        return _Item(program, key, batch, _Attempt(program, self.preamble))
                 if not block or self.closed or (idle and self.started < self.wanted):
                     return None
                 self.lock.wait()
 
     def open_worker(self) -> _Worker:
-        """A started worker; without the layers that turn out not to work, if that is allowed."""
-        layers = self.layers
-        while True:
-            worker = _Worker(layers, self.strict)
-            error = worker.hello.get("error")
-            if error is None:
-                break
-            broken = worker.hello.get("layer")
-            if self.strict or broken not in layers:
-                raise SandboxError(f"The sandbox cannot use the layer {broken}: {error}. Use layers='auto'.")
-            layers = tuple(layer for layer in layers if layer != broken)
+        """A worker that is up, without the layers that turn out not to work if that is allowed."""
+        worker = _Worker(self.layers)
+        if (broken := worker.hello.get("broken")) in self.layers and not self.strict:
+            worker.close()
+            self.layers = tuple(layer for layer in self.layers if layer != broken)
+            worker = _Worker(self.layers)
+            worker.hello["missing"][broken] = "found broken"
+        missing = worker.hello.get("missing", {})
+        if "broken" in worker.hello or (self.strict and not missing.keys().isdisjoint(LAYERS)):
+            worker.close()
+            why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+            raise SandboxError(f"The sandbox cannot have the layers asked for ({why}): use layers='auto'.")
         with self.lock:
-            if self.closed:
-                worker.close()
-                raise SandboxError("This sandbox was closed.")
-            self.layers = layers
             self.hello = worker.hello
             self.workers.add(worker)
-            self.started += 1
-            self.lock.notify_all()
+            if self.closed:
+                worker.hang_up()
         return worker
 
     def drop_worker(self, worker: _Worker) -> None:
         with self.lock:
             self.workers.discard(worker)
-            self.started -= 1
         worker.close()
 
     def finish(self, item: _Item) -> None:
@@ -785,35 +491,32 @@ class _Pool:
         with self.lock:
             if "sandbox_error" not in verdict.outcomes and self.cache_size:
                 self.cache[item.key] = verdict
-                while len(self.cache) > self.cache_size:
+                if len(self.cache) > self.cache_size:
                     self.cache.popitem(last=False)
             for place in item.batch.places.pop(item.key):
                 item.batch.verdicts[place] = verdict
             complete = not item.batch.places
-        if complete and not item.batch.future.cancelled():
-            with contextlib.suppress(InvalidStateError):  # cancelled just now
-                item.batch.future.set_result([found for found in item.batch.verdicts if found is not None])
+        if complete:
+            _fulfil(item.batch)
 
     def judge(self, job: bytes) -> bytes:
         """Run the trusted part of an assert in a worker that never runs programs."""
         with self.judge_lock:
-            for last in (False, True):
+            for _ in range(2):
                 if self.judge_worker is None:
                     self.judge_worker = self.open_worker()
                 try:
                     self.judge_worker.send(job)
-                    return self.judge_worker.receive()
+                    return self.judge_worker.receive(10.0)
                 except (OSError, EOFError):
                     self.drop_worker(self.judge_worker)
                     self.judge_worker = None
-                    if last or self.closed:
-                        raise SandboxError("The sandbox's judging worker died twice.") from None
-        raise AssertionError("unreachable")
+            raise SandboxError("The worker that compares values died twice.")
 
     def drive(self) -> None:
-        """Body of a thread: send programs to one worker, two at a time, and read the replies in the same order."""
+        """Body of a thread: send programs to one worker, two at a time, and read its replies in the same order."""
         worker: _Worker | None = None
-        line: deque[_Item] = deque()  # taken, not finished; the first ``sent`` of them are at the worker
+        line: deque[_Item] = deque()  # taken and not finished; the first ``sent`` of them are at the worker
         sent = failures = 0
         while True:
             while len(line) < IN_FLIGHT and (item := self.take(not line, worker is None)) is not None:
@@ -822,99 +525,106 @@ class _Pool:
                 break
             if worker is None:
                 try:
-                    worker, sent, failures = self.open_worker(), 0, 0
+                    worker = self.open_worker()
                 except SandboxError as error:
                     failures += 1
-                    if not self.hello or failures == 3:
+                    if failures == 3 or not self.hello:
                         self.give_up(line, error)
                         failures = 0
                     time.sleep(0.1 * failures)
                     continue
+                sent = failures = 0
+                with self.lock:
+                    self.started += 1
+                    self.lock.notify_all()
+                continue
             if not line:
                 continue
+            reply = None
             try:
                 while sent < len(line):
                     job = line[sent].attempt.job()
                     if sent and len(job) > PIPE_BYTES:
-                        break  # could block while the worker blocks on its reply
+                        break  # it could block while the worker blocks on a reply
                     worker.send(job)
                     sent += 1
-                reply = worker.receive()
+                reply = worker.receive(line[0].attempt.seconds)
             except (OSError, EOFError):
-                self.drop_worker(worker)
-                worker = None
-                if self.closed:
-                    break
-                if line[0].attempt.died():
+                if not self.closed and line[0].attempt.died():
                     self.finish(line.popleft())
-                continue
-            item = line.popleft()
-            sent -= 1
-            if not _REPLY.unpack_from(reply)[2]:  # its scratch folder is not clean: it ends by itself
+            if reply is not None:
+                item = line.popleft()
+                sent -= 1
+                try:
+                    if item.attempt.take(reply, self.judge):
+                        self.finish(item)
+                    else:
+                        line.append(item)
+                except SandboxError as error:
+                    item.attempt.give_up(str(error))
+                    self.finish(item)
+            if reply is None or not _REPLY.unpack_from(reply)[2]:  # dead, or ending as its scratch folder is not clean
+                with self.lock:
+                    self.started -= 1
                 self.drop_worker(worker)
                 worker = None
-            try:
-                if item.attempt.take(reply, self.judge):
-                    self.finish(item)
-                else:
-                    line.append(item)
-            except SandboxError as error:
-                item.attempt.fail(str(error))
-                self.finish(item)
         for item in line:
             item.batch.future.cancel()
         if worker is not None:
             self.drop_worker(worker)
+        with self.judge_lock:
+            if self.judge_worker is not None:
+                self.drop_worker(self.judge_worker)
+                self.judge_worker = None
 
     def give_up(self, line: deque[_Item], error: SandboxError) -> None:
-        """No worker could be started: an error for the caller at first, ``sandbox_error`` verdicts later."""
+        """No worker can be had: the caller's error if there never was one, else ``sandbox_error`` verdicts."""
         with self.lock:
-            self.failure = error
-            first = not self.hello
-            self.wanted = 0
+            self.failure, self.wanted = error, 0
             self.lock.notify_all()
         for item in line:
-            if first:
+            if not self.hello:
                 with contextlib.suppress(InvalidStateError):
                     item.batch.future.set_exception(error)
             else:
-                item.attempt.fail(str(error))
+                item.attempt.give_up(str(error))
                 self.finish(item)
         line.clear()
+
+
+def _fulfil(batch: _Batch) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled
+        batch.future.set_result([verdict for verdict in batch.verdicts if verdict is not None])
+
+
+def _key(program: Program, preamble: str) -> bytes:
+    content = repr((program.code, program.tests, program.setup, program.limits, preamble, sys.version))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
 
 
 _POOLS: weakref.WeakSet[_Pool] = weakref.WeakSet()
 
 
-def _forget_pools() -> None:
+def _reset_pools() -> None:
     for pool in list(_POOLS):
-        pool.forget()
+        pool.reset()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
-
-
-def _key(program: Program, preamble: str) -> bytes:
-    limits = program.limits
-    content = (
-        program.code, program.tests, program.setup, preamble, sys.version,
-        limits.cpu_seconds, limits.wall_factor, limits.memory_mb,
-    )  # fmt: skip
-    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).digest()
+    os.register_at_fork(after_in_child=_reset_pools)
 
 
 class Sandbox:
-    """Runs programs in workers that never hold what the asserts expect.
+    """Runs programs in worker processes that never hold what the asserts expect.
 
-    ``workers``: server processes, the CPUs that this process may use by default; started when first needed, or by
-    ``start()``. ``layers``: "auto" takes what the machine allows, "none" only limits, and an explicit list such as
-    "namespaces,landlock,seccomp" fails with SandboxError if one is missing. ``level`` names what is active.
-    ``preamble``: code that runs before every program, in its namespace, e.g. "import math, re". ``limits``: for
-    ``calibrate`` the fields that it does not measure; programs carry their own. ``cache_size``: verdicts kept.
+    ``workers``: how many, by default the CPUs that this process may use; each starts when first needed, or all by
+    ``start()``. ``limits``: what ``calibrate`` does not measure (programs carry their own). ``layers``: "auto" takes
+    what the machine allows, "none" leaves limits only, and an explicit choice such as "landlock,seccomp" fails with
+    SandboxError if one is missing; ``level`` names the active ones. ``preamble``: code that runs before every program
+    in its namespace, e.g. "import math, re". ``cache_size``: verdicts remembered.
 
-    All methods may be called from several threads. In a process forked from this one the object starts its own
-    workers. Use as a context manager, or call ``close()``; workers also end with the process, however it ends.
+    Methods may be called from several threads; in a process forked from this one the object starts workers of its
+    own. Use it as a context manager or call ``close()``; workers also end with the process, however that ends.
     """
 
     def __init__(
@@ -938,7 +648,7 @@ class Sandbox:
         self.limits = limits or Limits()
         self.workers = workers or _cpus()
         self._pool = _Pool(self.workers, names, layers != "auto", preamble, cache_size)
-        self._finalizer = weakref.finalize(self, self._pool.close)
+        self._close = weakref.finalize(self, self._pool.close)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -947,54 +657,55 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End the workers; programs not yet judged are dropped and their futures cancelled."""
-        self._finalizer()
+        """End the workers. Programs not judged yet are dropped and their futures cancelled."""
+        self._close()
 
     def start(self) -> Sandbox:
-        """Start all workers now and wait for them (before a large library is loaded, say). Returns the sandbox."""
+        """Start all workers and wait for them, say before a large library is loaded. Returns the sandbox."""
         self._pool.start(self.workers)
         return self
 
     @property
     def level(self) -> str:
-        """The active layers, such as "namespaces+landlock+seccomp", or "limits" if there are none."""
-        if not self._pool.hello:
-            self._pool.start(1)
-        return str(self._pool.hello["level"])
+        """The active layers, such as "namespaces+landlock+seccomp"; "limits" if there are none."""
+        return str(self._hello()["level"])
 
     @property
     def missing(self) -> dict[str, str]:
-        """Layers that were asked for and are not active, with the reason."""
+        """Layers that were wanted and are not active, with the reason."""
+        return dict(self._hello()["missing"])
+
+    def _hello(self) -> dict[str, Any]:
         if not self._pool.hello:
             self._pool.start(1)
-        return dict(self._pool.hello["missing"])
+        return self._pool.hello
 
     def run(self, programs: Sequence[Program]) -> list[Verdict]:
         """Verdicts in the order of the programs."""
         future = self.run_async(programs)
         try:
             return future.result()
-        except BaseException:  # an interrupted cell must not leave a queue behind
+        except BaseException:  # an interrupted cell must not leave its queue behind
             future.cancel()
             raise
 
-    def run_async(self, programs: Sequence[Program]) -> Future[list[Verdict]]:
-        """Like ``run``, at once: ``.result()`` waits. Programs of several calls are run in the order of the calls."""
+    def run_async(self, programs: Iterable[Program]) -> Future[list[Verdict]]:
+        """``run`` in the background: ``.result()`` waits for the verdicts. Calls are served in their order."""
         return self._pool.submit(list(programs))
 
     def calibrate(self, programs: Sequence[Program]) -> list[Limits]:
-        """Limits for each problem from its reference solution: CPU 10 times the reference's, at least 0.5 seconds.
+        """Limits for each problem from its reference solution: 10 times its CPU time, at least 0.5 seconds.
 
-        Rounded up to 0.5, 1, 2, 4, ... seconds, and the least of three runs where it is more than the minimum, so
-        that they do not change from run to run. The other limits are those of the sandbox.
+        Rounded up to 0.5, 1, 2, 4, ... seconds, and where it is over the minimum measured three times, of which the
+        least counts, so that runs agree. Memory and wall factor are those of the sandbox.
         """
         generous = replace(self.limits, cpu_seconds=60.0)
         references = [replace(program, limits=generous) for program in programs]
         seconds = [verdict.cpu_seconds for verdict in self.run(references)]
-        slow = [i for i, used in enumerate(seconds) if 10 * used > 0.5]
-        for repeat in (1, 2):  # other memory limits, so that the cache does not answer
-            again = replace(generous, memory_mb=generous.memory_mb + repeat)
-            for i, verdict in zip(slow, self.run([replace(programs[i], limits=again) for i in slow]), strict=True):
+        for _ in range(2):
+            slow = [i for i, used in enumerate(seconds) if 10 * used > 0.5]
+            again = self._pool.submit([references[i] for i in slow], cached=False).result()
+            for i, verdict in zip(slow, again, strict=True):
                 seconds[i] = min(seconds[i], verdict.cpu_seconds)
         return [replace(self.limits, cpu_seconds=_round_up(10 * used)) for used in seconds]
 
