@@ -180,7 +180,9 @@ class Run:
         for name in LOGS:
             log = self.path / name
             if (log.stat().st_size if log.exists() else 0) < offsets[name]:
-                raise RunError(f"{log} is shorter than it was at the last checkpoint; delete {self.path} to start again")
+                raise RunError(
+                    f"{log} is shorter than it was at the last checkpoint; delete {self.path} to start again"
+                )
         for name in LOGS:  # rows after the checkpoint will be written again
             self._logs[name] = open(self.path / name, "ab")  # noqa: SIM115 - held for the life of the run
             self._logs[name].truncate(offsets[name])

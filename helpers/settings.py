@@ -29,7 +29,7 @@ RULES: list[Rule] = [
     ),
     *(
         (name, lambda v: v >= 0, "0 or more")
-        for name in ["temperature", "rewrite_temperature", "memory_size", "value_coef", "entropy_coef"]
+        for name in ["seed", "temperature", "rewrite_temperature", "memory_size", "value_coef", "entropy_coef"]
     ),
     *((name, lambda v: v is None or v > 0, "more than 0, or None") for name in ("train_limit", "eval_limit")),
     *((name, allowed.__contains__, "one of " + ", ".join(allowed)) for name, allowed in _CHOICES.items()),
@@ -42,10 +42,12 @@ RULES: list[Rule] = [
 
 def validate(config: Any) -> Any:
     """``config`` itself; raises :class:`RunError` that names the parameter, its value and what is allowed."""
+    if annotations := getattr(type(config), "__annotations__", None):  # a dataclass, which does not check types itself
+        check_parameters(vars(config), annotations)
     for name, allowed, words in RULES:
         if hasattr(config, name) and not allowed(getattr(config, name)):
             raise RunError(f"parameter {name} = {getattr(config, name)!r} must be {words}")
-    if config.max_episodes % config.episodes_per_update:
+    if getattr(config, "max_episodes", 0) % getattr(config, "episodes_per_update", 1):
         raise RunError(
             f"parameter max_episodes = {config.max_episodes} must be a multiple of "
             f"episodes_per_update = {config.episodes_per_update}"
@@ -65,8 +67,9 @@ def check_parameters(values: Mapping[str, Any], annotations: Mapping[str, Any]) 
         if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
             continue  # YAML writes 1 where 1.0 is meant
         if not any(type(value) is option for option in allowed):
-            names = " or ".join(option.__name__ for option in allowed)
-            raise RunError(f"parameter {name} = {value!r} is a {type(value).__name__}, expected {names}")
+            names = " or ".join("None" if option is type(None) else option.__name__ for option in allowed)
+            hint = "; YAML reads 3e-4 as text, write 3.0e-4" if float in allowed and "e" in str(value) else ""
+            raise RunError(f"parameter {name} = {value!r} is a {type(value).__name__}, expected {names}{hint}")
 
 
 def read_parameters(namespace: Mapping[str, Any]) -> types.SimpleNamespace:
