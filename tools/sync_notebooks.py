@@ -4,12 +4,14 @@
     python tools/sync_notebooks.py --check   # exit 1 and name every difference
 
 A code cell tagged ``twin:NAME`` in 01 is copied byte for byte over the cell with the same tag in the other notebooks.
+A cell without a tag that defines a function or class of a twin cell has lost its tag, and is an error.
 ``ppo_codet5/core.py`` is the text of the parameters (as a dataclass), the ``code-model`` cell and all twin cells of 01.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 from pathlib import Path
 
@@ -44,6 +46,26 @@ def tagged(notebook: nbformat.NotebookNode) -> dict[str, nbformat.NotebookNode]:
     return cells
 
 
+def defined(cell: nbformat.NotebookNode) -> set[str]:
+    """Functions and classes that a code cell defines; none if it holds a magic."""
+    try:
+        body = ast.parse(cell.source).body
+    except SyntaxError:
+        return set()
+    return {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def check_tags(name: str, notebook: nbformat.NotebookNode, cells: dict[str, nbformat.NotebookNode]) -> None:
+    """Stop if a cell that has no twin tag defines what a twin cell of the source defines."""
+    twins = {function: tag for tag, cell in cells.items() if tag.startswith("twin:") for function in defined(cell)}
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and not any(tag.startswith("twin:") for tag in cell.metadata.get("tags", [])):
+            for function in sorted(defined(cell) & twins.keys()):
+                raise SystemExit(
+                    f"{name}: cell {number} defines {function} and is not tagged; tag it {twins[function]} or rename it"
+                )
+
+
 def core_text(cells: dict[str, nbformat.NotebookNode]) -> str:
     """The text of core.py: imports first, then the parameters, then the cells in the notebook's order."""
     blocks = [HEADER + "\n" + cells["twin:imports"].source, PARAMETERS + _indent(cells["parameters"].source)]
@@ -57,11 +79,14 @@ def _indent(text: str) -> str:
 
 def targets(root: Path) -> dict[Path, str]:
     """What each generated file should contain."""
-    cells = tagged(nbformat.read(root / SOURCE, as_version=4))
+    source = nbformat.read(root / SOURCE, as_version=4)
+    cells = tagged(source)
+    check_tags(SOURCE, source, cells)
     result = {root / CORE: core_text(cells)}
     for name in COPIES:
         if (root / name).exists():
             notebook = nbformat.read(root / name, as_version=4)
+            check_tags(name, notebook, cells)
             for tag, cell in tagged(notebook).items():
                 if tag.startswith("twin:"):
                     if tag not in cells:
@@ -72,13 +97,13 @@ def targets(root: Path) -> dict[Path, str]:
     return result
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--write", action="store_true")
     mode.add_argument("--check", action="store_true")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     stale = []
     for path, text in targets(args.root).items():
         old = path.read_text(encoding="utf-8") if path.exists() else ""
