@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import stat
 import struct
 import sys
@@ -192,7 +191,7 @@ class _Filter:
     """A seccomp program, assembled for this machine."""
 
     def __init__(self) -> None:
-        audit, self.column = _ARCHITECTURES[platform.machine()]
+        audit, self.column = _ARCHITECTURES[os.uname().machine]
         self.special = _numbers(_BY_ARGUMENT, self.column)
         self.code = bytearray()
         self._add(_LOAD, 4)  # the architecture of the call
@@ -254,8 +253,8 @@ def _installer(filter_: _Filter) -> Callable[[], None]:
 
 def seccomp(changes: bool) -> str | None:
     """Forbid the calls of no use to a program. ``changes``: also all that write, create or remove files."""
-    if platform.machine() not in _ARCHITECTURES or struct.calcsize("P") != 8:
-        return f"no filter for {platform.machine()}"
+    if os.uname().machine not in _ARCHITECTURES or struct.calcsize("P") != 8:
+        return f"no filter for {os.uname().machine}"
     rules = _Filter()
     rules.forbid_unknown()
     rules.forbid(_FORBIDDEN)

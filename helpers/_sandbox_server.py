@@ -94,6 +94,7 @@ VALUE_DEPTH = 200
 TEXT_CHARS = 400  # of an exception's text; the client cuts further
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
+HAS_PIDFD = False  # Linux since 5.3; found out by serve()
 PRELOAD = "array bisect cmath copy datetime enum functools heapq itertools math operator re string typing"
 
 
@@ -334,8 +335,8 @@ def child(job: dict[str, Any], memory: mmap.mmap, lock_child: Callable[[], None]
     """Body of the forked process; never returns."""
     try:
         os.closerange(3, OPEN_FILES)
-        space = job["memory"] << 20
-        with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+        if layers is not None:  # macOS refuses this limit
+            space = job["memory"] << 20
             resource.setrlimit(resource.RLIMIT_AS, (space, space))
         if not alone:  # so that what escapes is found by its group, or at least does not run for ever
             os.setpgid(0, 0)
@@ -466,9 +467,7 @@ def run(
     pid = os.fork()
     if pid == 0:
         child(job, memory, lock_child, alone)
-    pidfd = -1
-    with contextlib.suppress(AttributeError, OSError):  # macOS, Linux before 5.3
-        pidfd = os.pidfd_open(pid)
+    pidfd = os.pidfd_open(pid) if HAS_PIDFD else -1
     killed, status, usage = watch(pid, pidfd, job, memory, started)
     if pidfd >= 0:
         os.close(pidfd)
@@ -573,6 +572,10 @@ def serve(config: dict[str, Any], hello: dict[str, Any]) -> None:
         highest = resource.getrlimit(kind)[1]
         most = value if highest == resource.RLIM_INFINITY else min(value, highest)
         resource.setrlimit(kind, (most, most))
+    global HAS_PIDFD
+    with contextlib.suppress(AttributeError, OSError):
+        os.close(os.pidfd_open(os.getpid()))
+        HAS_PIDFD = True
     memory = mmap.mmap(-1, REPORT_BYTES)
     lock_child = lock_in(config, hello)
     gc.disable()

@@ -106,7 +106,7 @@ class SandboxError(RuntimeError):
 
 _REPLY = struct.Struct("<iBBIdd")  # the same as in _sandbox_server.py
 _PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what the interpreter itself may need to start
-_MARGIN = 30.0  # seconds that a worker may be late before it is taken for dead
+_MARGIN = 30  # seconds that a worker may be late before it is taken for dead
 
 
 class _Worker:
@@ -118,6 +118,7 @@ class _Worker:
         self.socket, theirs = socket.socketpair()
         for end in (self.socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PIPE_BYTES)
+        self.patience = 0
         config = {"fd": theirs.fileno(), "client": os.getpid(), "layers": layers, "temporary": tempfile.gettempdir()}
         environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         environment.update({name: os.environ[name] for name in _PASSED_ON if name in os.environ})
@@ -144,17 +145,19 @@ class _Worker:
             raise SandboxError("A sandbox worker ended while it started: try Sandbox(layers='none').") from error
 
     def send(self, job: bytes) -> None:
-        self.socket.settimeout(_MARGIN)
         self.socket.sendall(struct.pack("<I", len(job)) + job)
 
     def receive(self, seconds: float) -> bytes:
         """The next frame, which is due in ``seconds``. Raises OSError or EOFError if the server is gone."""
-        self.socket.settimeout(seconds + _MARGIN)
+        whole = int(seconds) + _MARGIN
+        if whole != self.patience:  # by the kernel: a timeout of Python's costs a system call more each time
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", whole, 0))
+            self.patience = whole
         (size,) = struct.unpack("<I", self._exactly(4))
         return self._exactly(size)
 
     def _exactly(self, size: int) -> bytes:
-        data = self.socket.recv(size)
+        data = b""
         while len(data) < size:
             piece = self.socket.recv(size - len(data))
             if not piece:
@@ -598,7 +601,9 @@ def _fulfil(batch: _Batch) -> None:
 
 
 def _key(program: Program, preamble: str) -> bytes:
-    content = repr((program.code, program.tests, program.setup, program.limits, preamble, sys.version))
+    limits = program.limits
+    numbers = (limits.cpu_seconds, limits.wall_factor, limits.memory_mb)
+    content = repr((program.code, program.tests, program.setup, numbers, preamble, sys.version))
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
 
 
