@@ -164,6 +164,8 @@ def _load(name: str, source: str, is_folder: bool, dtype: str, device: str, revi
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
+    from .decoding import pack_linears
+
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # notebooks keep their output, and no output is to hold a progress bar
     try:
@@ -180,7 +182,10 @@ def _load(name: str, source: str, is_folder: bool, dtype: str, device: str, revi
     finally:
         if bars:
             logging.enable_progress_bar()
-    return model.to(torch.device(device)).eval(), tokenizer
+    model = model.to(torch.device(device)).eval()
+    if device == "cpu":
+        pack_linears(model)
+    return model, tokenizer
 
 
 def _resolve(source: str, revision: str | None) -> tuple[str | None, bool]:

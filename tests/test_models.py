@@ -306,7 +306,7 @@ def test_the_short_list_changes_nothing(
     if temperature == 0:
         assert chosen == int(np.argmax(logits))
     else:
-        assert chosen in nucleus([x / 4 for x in logits], temperature, top_p)
+        assert chosen in nucleus([x / 4 for x in logits], temperature, top_p + 1e-6)  # float32 sums at the edge
 
 
 def test_noise_is_uniform_and_differs_in_every_counter() -> None:
