@@ -1,0 +1,634 @@
+"""The environment on starter problems, with the real sandbox, lexicon and embedder and scripted text generators."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ppo_codet5.helpers.embedding import Embedder
+from ppo_codet5.helpers.lexicon import Lexicon
+from ppo_codet5.helpers.problems import Problem
+from ppo_codet5.helpers.sandbox import Program, Sandbox
+from scripted import CUT, MIDPOINT, REFLECT, REWRITE, STARTER, Coder, Rewriter, partly, right, small, sometimes, wrong
+
+from ppo_codet5.core import (
+    ACTIONS,
+    Cost,
+    EpicGA,
+    Parts,
+    PromptRewriter,
+    PromptWorld,
+    ReflexionMemory,
+    RLPromptEnv,
+    RLPromptVectorEnv,
+    clean_task,
+    feedback,
+    reward,
+    shown,
+)
+
+TRAIN = [MIDPOINT, *STARTER["train"][:11]]
+TEXTS = [clean_task(p.text) for split in STARTER.values() for p in split]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def make(sandbox: Sandbox, lexicon: Lexicon, embedder: Embedder) -> Callable[..., PromptWorld]:
+    def make(problems=TRAIN, rule=sometimes, rewrites=lambda request: None, world=None, **changes) -> PromptWorld:
+        parts = Parts(Coder(problems, rule), Rewriter(rewrites), lexicon, embedder, sandbox)
+        return PromptWorld(small(**changes), parts, problems, **(world or {}))
+
+    return make
+
+
+def always(program: Callable[[Problem], str]) -> Callable:
+    return lambda problem, request: program(problem)
+
+
+def in_turn(*programs: Callable[[Problem], str]) -> Callable:
+    """One program after another, for an environment with one problem at a time."""
+    queue = iter(programs)
+    return lambda problem, request: next(queue)(problem)
+
+
+def play(env: RLPromptEnv, task_id: int, actions: list[int]) -> list[tuple]:
+    """One episode, or as much of it as there are actions: (observation, reward, terminated, truncated, info) each."""
+    observation, info = env.reset(options={"task_id": task_id})
+    steps = [(observation, 0.0, False, False, info)]
+    for action in actions:
+        steps.append(env.step(action))
+        if steps[-1][2] or steps[-1][3]:
+            break
+    return steps
+
+
+def same(a: list[tuple], b: list[tuple]) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x[0], y[0]) and x[1:4] == y[1:4] and json.dumps(x[4]) == json.dumps(y[4])
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+# The Gymnasium interface
+
+
+def test_the_checkers_of_gymnasium_and_stable_baselines3_pass(make) -> None:
+    from stable_baselines3.common.env_checker import check_env as check_env_sb3
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(RLPromptEnv(make()), skip_render_check=True)
+        check_env_sb3(RLPromptEnv(make()), warn=True)
+
+
+def test_made_by_the_registry_it_is_checked_as_deterministic(make) -> None:
+    """With a spec, the checker also compares observations after equal seeds and equal actions."""
+    gym.register("RLPrompt-test-v0", entry_point=lambda: RLPromptEnv(make()), max_episode_steps=None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_env(gym.make("RLPrompt-test-v0").unwrapped)
+    finally:
+        del gym.registry["RLPrompt-test-v0"]
+
+
+def test_stable_baselines3_trains_on_the_environment_as_it_is(make) -> None:
+    from stable_baselines3 import PPO
+
+    model = PPO("MlpPolicy", RLPromptEnv(make()), n_steps=32, batch_size=16, n_epochs=1, device="cpu", seed=0)
+    model.learn(64)
+    assert model.num_timesteps == 64
+    assert model.ep_info_buffer and all(1 <= episode["l"] <= 3 for episode in model.ep_info_buffer)
+
+
+def test_a_task_can_be_chosen_and_an_unknown_one_is_refused(make) -> None:
+    env = RLPromptEnv(make())
+    _, info = env.reset(options={"task_id": TRAIN[5].task_id})
+    assert info == {"task_id": TRAIN[5].task_id}
+    assert env.step(0)[4]["prompt"] == clean_task(TRAIN[5].text)
+    with pytest.raises(ValueError, match="task_id 99 is not among the 12 problems"):
+        env.reset(options={"task_id": 99})
+
+
+def test_a_seeded_reset_starts_everything_anew(make) -> None:
+    env = RLPromptEnv(make(memory_scope="run"))
+
+    def session(seed: int) -> list[tuple]:
+        steps = [(*env.reset(seed=seed), 0.0, False, False)]
+        for action in (2, 1, 2, 0, 2, 2, 1, 2):
+            observation, gained, terminated, truncated, info = env.step(action)
+            steps.append((observation, info, gained, terminated, truncated))
+            if terminated or truncated:
+                steps.append((*env.reset(), 0.0, False, False))
+        return [(s[0], *s[2:], s[1]) for s in steps]
+
+    first = session(7)
+    assert env.world.memory.entries  # reflections of training episodes are kept
+    assert same(session(7), first)
+    assert not same(session(8), first)
+    env.reset(seed=7)
+    assert env.world.memory.entries == []
+
+
+def test_epochs_visit_every_problem_once_in_new_orders(make) -> None:
+    env = RLPromptEnv(make())
+    ids = [env.reset(seed=3)[1]["task_id"], *(env.reset()[1]["task_id"] for _ in range(3 * 12 - 1))]
+    epochs = [ids[:12], ids[12:24], ids[24:]]
+    assert all(sorted(epoch) == sorted(p.task_id for p in TRAIN) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert env.reset(seed=3)[1]["task_id"] == ids[0]
+    firsts = {RLPromptEnv(make()).reset(seed=seed)[1]["task_id"] for seed in range(8)}
+    assert len(firsts) > 2
+
+
+def test_visits_of_one_task_draw_other_samples(make) -> None:
+    env = RLPromptEnv(make(rule=always(wrong)))
+    for _ in range(3):
+        play(env, TRAIN[0].task_id, [0, 0, 0])
+    assert len({request.seed for request in env.world.parts.code.requests}) == 9
+
+
+# Rewards and ends
+
+
+@pytest.mark.parametrize("visible", [1, 2, "all"])
+def test_solved_is_terminated_and_the_spent_budget_is_truncated(make, visible) -> None:
+    for attempt in (0, 1, 2, 3):  # 3 is beyond the budget
+        env = RLPromptEnv(make(rule=in_turn(*[wrong] * attempt, right), visible_tests=visible))
+        steps = play(env, TRAIN[1].task_id, [0, 0, 0])
+        ends = [(terminated, truncated) for _, _, terminated, truncated, _ in steps[1:]]
+        assert ends[:-1] == [(False, False)] * (len(ends) - 1)
+        assert ends[-1] == ((True, False) if attempt < 3 else (False, True))
+        assert [s[1] for s in steps[1:-1]] == pytest.approx([-0.1] * (len(ends) - 1))
+        assert steps[-1][1] == pytest.approx(1.9 if attempt < 3 else -0.1)
+
+
+def test_solved_at_the_last_step_is_not_truncated(make) -> None:
+    env = RLPromptEnv(make(rule=always(right), max_steps=1))
+    assert play(env, TRAIN[0].task_id, [0])[-1][2:4] == (True, False)
+
+
+def test_reward_is_the_improvement_of_the_best_visible_share(make) -> None:
+    scale = {"success_reward": 2.0, "penalty_scale": -0.25, "reward_scale": 10.0}
+    env = RLPromptEnv(
+        make(rule=in_turn(wrong, partly, wrong, partly, right), visible_tests="all", max_steps=9, **scale)
+    )
+    steps = play(env, MIDPOINT.task_id, [0] * 5)
+    expected = [-2.5, 10 * (1 / 3) - 2.5, -2.5, -2.5, 10 * (2 / 3 + 2.0) - 2.5]
+    assert [s[1] for s in steps[1:]] == pytest.approx(expected, abs=1e-5)
+    assert [s[4]["visible_mask"] for s in steps[1:]] == [[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]
+    assert reward(env.world.config, 1 / 3, 0.0) == -2.5
+
+
+def test_observations_say_what_happened(make, embedder: Embedder) -> None:
+    env = RLPromptEnv(make(rule=lambda p, r: "def broken(:", visible_tests=1))
+    steps = play(env, TRAIN[0].task_id, [2, 1, 0])
+    size = embedder.dim
+    task = clean_task(TRAIN[0].text)
+    assert np.array_equal(steps[0][0][:size], embedder.encode([task])[0])
+    scalars = [s[0][2 * size :] for s in steps]
+    assert [round(float(s[0]), 4) for s in scalars] == [0, 0.3333, 0.6667, 1.0]  # step / budget
+    assert all(s[1] == s[2] == 0 for s in scalars)
+    assert [int(s[3:10].argmax()) for s in scalars] == [0, 4, 4, 4]  # no attempt yet, then compile_error
+    assert [int(s[10:14].argmax()) for s in scalars] == [3, 2, 1, 0]  # no action yet, then the actions
+    assert np.array_equal(steps[1][0][size : 2 * size], embedder.encode([steps[1][4]["feedback"]])[0])
+
+
+# Edits
+
+
+def test_edits_accumulate_while_one_visible_assert_ties_every_attempt(make) -> None:
+    env = RLPromptEnv(make(rule=always(wrong), max_steps=4, visible_tests=1))
+    steps = play(env, TRAIN[2].task_id, [2, 2, 0, 2])
+    prompts = [s[4]["prompt"] for s in steps[1:]]
+    asked = [r for r in env.world.parts.rewriter.requests if r.prefix.startswith(REWRITE)]
+    starts = [request.prompt[0][1].split("\n") for request in asked]
+    assert f"Task: {clean_task(TRAIN[2].text)}" in starts[0]
+    assert f"Task: {prompts[0]}" in starts[1]
+    assert prompts[2] == prompts[1]  # direct generation keeps the edited prompt
+    assert f"Task: {prompts[1]}" in starts[2]
+    assert len(set(prompts)) == 3
+
+
+def test_the_next_edit_starts_from_the_better_prompt(make) -> None:
+    env = RLPromptEnv(make(rule=in_turn(wrong, partly, wrong, wrong), visible_tests="all", max_steps=5))
+    steps = play(env, TRAIN[2].task_id, [2, 2, 2, 2])
+    prompts = [s[4]["prompt"] for s in steps[1:]]
+    asked = [r for r in env.world.parts.rewriter.requests if r.prefix.startswith(REWRITE)]
+    for number, base in enumerate([clean_task(TRAIN[2].text), prompts[0], prompts[1], prompts[1]]):
+        assert f"Task: {base}" in asked[number].prompt[0][1].split("\n")
+
+
+def test_feedback_tells_result_similarity_and_edits(make, sandbox: Sandbox) -> None:
+    env = RLPromptEnv(make(rule=always(wrong), visible_tests=1))
+    steps = play(env, TRAIN[0].task_id, [0, 1, 2])
+    texts = [s[4]["feedback"] for s in steps[1:]]
+    assert all("midpoint(2, 6) should be 4.0 but is 'no such value'." in text for text in texts)
+    assert "similarity to the original is 1.00" in texts[0] and "Edits" not in texts[0]
+    assert "Edits tried: genetic mutation." in texts[1]
+    assert "Edits tried: genetic mutation, semantic rewriting." in texts[2]
+    crashing = sandbox.run([Program("def midpoint(a, b):\n    return a / 0", TRAIN[0].tests)])[0]
+    assert "midpoint(2, 6) fails: exception ZeroDivisionError" in feedback(TRAIN[0], TRAIN[0].tests[:1], crashing)
+
+
+# Leak-freeness: what models and agent see depends on the visible assert alone
+
+HIDDEN = (
+    "assert {0}(1) == 1",
+    "assert {0}('secret', 'secret') == 'secret secret secret'",
+    "assert {0}() is None",
+    "assert not {0}([])",
+    "assert {0}(10**6) == 7 or True",
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    hidden=st.lists(st.sampled_from(HIDDEN), max_size=3),
+    challenge=st.lists(st.sampled_from(HIDDEN), max_size=3),
+    actions=st.lists(st.integers(0, 2), min_size=3, max_size=3),
+    program=st.sampled_from([wrong, partly, right]),
+    scope=st.sampled_from(["problem", "run"]),
+)
+def test_hidden_asserts_change_nothing_that_is_seen(make, hidden, challenge, actions, program, scope) -> None:
+    def session(problems: list[Problem]):
+        world = make(problems, always(program), visible_tests=1, memory_scope=scope)
+        env = RLPromptEnv(world)
+        seen = [play(env, problem.task_id, actions) for problem in problems]
+        return seen, world.parts.code.batches, world.parts.rewriter.batches
+
+    def other(problem: Problem) -> Problem:
+        fill = [[test.format(problem.entry_point) for test in tests] for tests in (hidden, challenge)]
+        return replace(problem, tests=(problem.tests[0], *fill[0]), challenge_tests=tuple(fill[1]))
+
+    before, *asked = session(TRAIN[:2])
+    after, *asked_after = session([other(problem) for problem in TRAIN[:2]])
+    assert asked == asked_after
+    assert all(same(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_all_asserts_are_shown_where_the_published_protocol_asks_for_it(make) -> None:
+    for visible, count in ((1, 1), (2, 2), ("all", 3)):
+        env = RLPromptEnv(make(rule=always(wrong), visible_tests=visible))
+        play(env, TRAIN[0].task_id, [0])
+        (request,) = env.world.parts.code.requests
+        assert [test in request.prompt for test in TRAIN[0].tests] == [i < count for i in range(3)]
+        assert not any(test in request.prompt for test in TRAIN[0].challenge_tests)
+        assert shown(TRAIN[0], env.world.config) == TRAIN[0].tests[:count]
+
+
+# The vector form
+
+
+def chosen(task_id: int, attempt: int) -> int:
+    return (task_id + 2 * attempt) % 3
+
+
+def play_vector(envs: RLPromptVectorEnv, episodes: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple]]:
+    """Transitions (observation, action, reward, terminated, truncated, next observation) of each episode."""
+    observations, infos = envs.reset(options={"episodes": episodes})
+    transitions: dict[tuple[int, int], list[tuple]] = {}
+    while infos["active"].any():
+        slots = list(envs.slots)
+        assert list(infos["active"]) == [slot is not None for slot in slots]
+        actions = [chosen(s.problem.task_id, len(s.attempts)) if s else 2 for s in slots]
+        following, rewards, terminated, truncated, infos = envs.step(np.array(actions))
+        assert following.dtype == np.float32 and following in envs.observation_space
+        assert not (terminated & truncated).any()
+        for i, slot in enumerate(slots):
+            if slot is None:
+                assert rewards[i] == 0 and not terminated[i] and not truncated[i] and not observations[i].any()
+                continue
+            done = terminated[i] or truncated[i]
+            last = infos["final_obs"][i] if done else following[i]
+            assert bool(done) == (envs.slots[i] is not slot)
+            row = (observations[i], actions[i], rewards[i], terminated[i], truncated[i], last)
+            transitions.setdefault(slot.key, []).append(row)
+        if "final_obs" in infos:
+            assert [bool(x) for x in infos["_final_obs"]] == [o is not None for o in infos["final_obs"]]
+        observations = following
+    return transitions
+
+
+def test_the_vector_form_makes_the_same_transitions_as_the_single_one(make) -> None:
+    episodes = [(p.task_id, 0) for p in TRAIN[:7]] + [(TRAIN[0].task_id, 1)]
+    envs = RLPromptVectorEnv(make(), 3)
+    assert envs.metadata["autoreset_mode"] is gym.vector.AutoresetMode.SAME_STEP
+    assert envs.single_action_space == gym.spaces.Discrete(len(ACTIONS))
+    transitions = play_vector(envs, episodes)
+    assert list(transitions) != episodes or len(transitions) == len(episodes)
+    assert sorted(transitions) == sorted(episodes)  # exactly the listed episodes, each once
+    assert sorted(episode.key for episode in envs.finished) == sorted(episodes)
+    env = RLPromptEnv(make())
+    for task_id, visit in episodes:
+        observation, _ = env.reset(options={"task_id": task_id})
+        for attempt, row in enumerate(transitions[task_id, visit]):
+            assert np.array_equal(row[0], observation)
+            observation, gained, terminated, truncated, _ = env.step(chosen(task_id, attempt))
+            assert (row[1], float(row[2]), bool(row[3]), bool(row[4])) == (
+                chosen(task_id, attempt), gained, terminated, truncated,
+            )  # fmt: skip
+            assert np.array_equal(row[5], observation)
+        assert terminated or truncated
+    lengths = {len(rows) for rows in transitions.values()}
+    assert len(lengths) > 1, "solved and unsolved episodes are both wanted here"
+
+
+def test_one_batch_per_kind_of_work_and_none_for_idle_slots(make) -> None:
+    envs = RLPromptVectorEnv(make(rule=always(wrong)), 4)
+    coder, rewriter = envs.world.parts.code, envs.world.parts.rewriter
+    _, infos = envs.reset(options={"episodes": [(p.task_id, 0) for p in TRAIN[:6]]})
+    while infos["active"].any():
+        active = int(infos["active"].sum())
+        coder.batches.clear(), rewriter.batches.clear()
+        infos = envs.step(np.array([2, 2, 2, 1]))[-1]
+        assert [len(batch) for batch in coder.batches] == [active]
+        kinds = [{r.prefix.startswith(REWRITE) for r in batch} for batch in rewriter.batches]
+        assert len(rewriter.batches) <= 2 and all(len(kind) == 1 for kind in kinds)
+        assert sum(r.prefix.startswith(REWRITE) for r in rewriter.requests) == min(3, active)
+    coder.batches.clear(), rewriter.batches.clear()
+    _, rewards, terminated, truncated, infos = envs.step(np.array([2, 2, 2, 1]))
+    assert coder.requests == rewriter.requests == []
+    assert not rewards.any() and not terminated.any() and not truncated.any() and "final_obs" not in infos
+
+
+def test_invalid_rewrites_cost_one_more_batch_and_no_more(make) -> None:
+    envs = RLPromptVectorEnv(make(rewrites=lambda r: r.prefix if r.prefix.startswith(REWRITE) else None), 4)
+    envs.reset(options={"episodes": [(p.task_id, 0) for p in TRAIN[:4]]})
+    for _ in range(2):
+        envs.world.parts.rewriter.batches.clear()
+        envs.step(np.array([2, 2, 2, 2]))
+        batches = envs.world.parts.rewriter.batches
+        assert sum(batch[0].prefix.startswith(REWRITE) for batch in batches) == 2
+        assert sum(batch[0].prefix == REFLECT for batch in batches) <= 1
+
+
+def test_without_a_list_the_vector_form_goes_through_shuffled_epochs(make) -> None:
+    envs = RLPromptVectorEnv(make(rule=always(right)), 5)
+
+    def ids(seed: int) -> list[tuple[int, int]]:
+        envs.reset(seed=seed)
+        for _ in range(6):
+            envs.step(np.zeros(5, int))
+        return [episode.key for episode in envs.finished]
+
+    keys = ids(4)
+    assert len(keys) == 30 and len({task for task, visit in keys if visit == 0}) == 12
+    assert ids(4) == keys != ids(5)
+
+
+def test_requests_depend_on_the_episode_and_not_on_company_or_strategy(make) -> None:
+    episodes = [(p.task_id, 0) for p in TRAIN[:5]]
+    asked = []
+    for slots, strategy in ((1, "ppo"), (2, "random"), (5, "ppo"), (9, "x")):
+        world = make(rule=always(wrong), world={"strategy": strategy})
+        play_vector(RLPromptVectorEnv(world, slots), episodes[::-1] if slots == 2 else episodes)
+        asked.append({*world.parts.code.requests, *world.parts.rewriter.requests})
+    assert asked[0] == asked[1] == asked[2] == asked[3]
+    seeds = [request.seed for request in asked[0]]
+    assert len(set(seeds)) == len(seeds)
+    phases = [make(rule=always(wrong), world={"phase": phase}) for phase in ("train", "eval")]
+    for world in phases:
+        play_vector(RLPromptVectorEnv(world, 5), episodes)
+    evaluated = phases[1].parts
+    assert not {r.seed for r in [*evaluated.code.requests, *evaluated.rewriter.requests]} & set(seeds)
+    assert {r.seed for r in phases[0].parts.code.requests} <= set(seeds)
+
+
+# Reflexion memory
+
+
+def lessons(request) -> list[str]:
+    return [line.removeprefix("Lesson: ") for line in request.prompt[0][1].split("\n") if line.startswith("Lesson: ")]
+
+
+@pytest.mark.parametrize("size, due", [(0, 0), (1, 1), (3, 3)])
+def test_reflections_are_written_when_a_rewrite_needs_them(make, size: int, due: int) -> None:
+    env = RLPromptEnv(make(rule=always(wrong), max_steps=6, memory_size=size))
+    play(env, TRAIN[0].task_id, [0, 1, 0, 0])
+    rewriter = env.world.parts.rewriter
+    assert rewriter.batches == []  # four failures, no rewrite: nothing is asked
+    env.step(2)
+    assert [len(batch) for batch in rewriter.batches] == ([due, 1] if due else [1])
+    rewrite = rewriter.requests[-1]
+    assert len(lessons(rewrite)) == due
+    assert len(set(lessons(rewrite))) == due
+    env.step(2)  # one new failure since: one new reflection, and still at most ``size`` of them
+    assert [len(batch) for batch in rewriter.batches[-2:]] == [1, 1]
+    assert len(lessons(rewriter.requests[-1])) == due
+    if due > 1:
+        assert lessons(rewriter.requests[-1])[:-1] == lessons(rewrite)[1:]
+
+
+def test_reflections_see_the_program_and_its_feedback(make) -> None:
+    env = RLPromptEnv(make(rule=always(wrong)))
+    play(env, TRAIN[0].task_id, [0, 2])
+    reflection = env.world.parts.rewriter.batches[0][0]
+    assert reflection.prefix == REFLECT
+    text = reflection.prompt[0][1]
+    assert "return 'no such value'" in text and "midpoint(2, 6) should be 4.0 but is 'no such value'" in text
+
+
+def test_memory_per_problem_forgets_at_the_end_of_the_episode(make) -> None:
+    env = RLPromptEnv(make(rule=always(wrong), memory_scope="problem"))
+    for problem in (*TRAIN[:3], TRAIN[0]):
+        play(env, problem.task_id, [2, 2, 2])
+        assert env.world.memory.entries == []
+    rewrites = [r for r in env.world.parts.rewriter.requests if r.prefix.startswith(REWRITE)]
+    assert [len(lessons(r)) for r in rewrites] == [0, 1, 2] * 4
+
+
+def test_memory_of_the_run_recalls_training_problems_and_never_evaluated_ones(make) -> None:
+    """Also of problems that are evaluated side by side, or were left in the middle of an episode."""
+
+    def tagged(kind: str):
+        return lambda r: f"{REFLECT} {kind} {r.seed}." if r.prefix == REFLECT else None
+
+    memory = ReflexionMemory(make().parts.embedder, 3, "run")
+    trained = make(rule=always(wrong), rewrites=tagged("train"), memory_scope="run", world={"memory": memory})
+    env = RLPromptEnv(trained)
+    for problem in TRAIN[:3]:
+        play(env, problem.task_id, [2, 2, 2])
+    kept = json.dumps(memory.entries)
+    asked = [r for r in trained.parts.rewriter.requests if r.prefix.startswith(REWRITE)]
+    assert lessons(asked[0]) == [] and len(lessons(asked[3])) == 2  # two reflections of the problem before it
+
+    problems = STARTER["test"][:6]
+    world = {"memory": memory, "phase": "eval"}
+    evaluated = make(problems, always(wrong), tagged("eval"), memory_scope="run", world=world)
+    single = RLPromptEnv(evaluated)
+    single.reset(options={"task_id": problems[5].task_id})
+    single.step(0), single.step(2)  # left unfinished
+    evaluated.parts.rewriter.batches.clear()
+    envs = RLPromptVectorEnv(evaluated, 3)
+    _, infos = envs.reset(options={"episodes": [(p.task_id, 0) for p in problems[:5]]})
+    own: dict[str, set[str]] = {}
+    while infos["active"].any():
+        infos = envs.step(np.full(3, 2))[-1]
+    for request in evaluated.parts.rewriter.requests:
+        name = next(p.entry_point for p in problems if p.entry_point in str(request))
+        if request.prefix.startswith(REWRITE):
+            foreign = [note for note in lessons(request) if " eval " in note and note not in own.get(name, set())]
+            assert not foreign, "a reflection on another evaluated problem was shown"
+            assert any(" train " in note for note in lessons(request)) or len(own[name]) >= 2
+        else:
+            text = f"{REFLECT} eval {request.seed}."
+            own.setdefault(name, set()).add(text)
+    assert json.dumps(memory.entries) == kept or all(" eval " not in entry[2] for entry in memory.entries)
+
+
+def test_the_most_similar_training_problem_is_recalled_last(embedder: Embedder) -> None:
+    memory = ReflexionMemory(embedder, size=2, scope="run")
+    for key, (task, text) in enumerate(
+        [("Add two numbers.", "add"), ("Reverse a string.", "reverse"), ("Count the vowels in a word.", "vowels")]
+    ):
+        memory.add([key, 0], task, text)
+        memory.end([key, 0], keep_for_run=True)
+    assert memory.recall([9, 0], "Count the consonants in a word.")[-1] == "vowels"
+    assert memory.recall([9, 0], "Sum of two integers.")[-1] == "add"
+    assert len(memory.recall([9, 0], "Sum of two integers.")) == 2
+    memory.add([9, 0], "Sum of two integers.", "own")
+    assert memory.recall([9, 0], "Sum of two integers.") == ["add", "own"]
+
+
+# Rewriter
+
+
+def rewriting(make, replies: list[str]) -> tuple[str, list]:
+    """What the environment uses as a prompt when the rewriter gives these replies, and what it was asked."""
+    todo = list(replies)
+    env = RLPromptEnv(make(rule=always(wrong), rewrites=lambda r: r.prefix + todo.pop(0), max_steps=1))
+    play(env, TRAIN[0].task_id, [2])
+    return env.world.parts.code.requests[0].prompt, env.world.parts.rewriter.batches
+
+
+@pytest.mark.parametrize("rest", ["", " Then some more", " Then some more" + CUT])
+def test_a_valid_rewrite_is_used_as_it_is(make, rest: str) -> None:
+    prompt, batches = rewriting(make, [" returns the mean of two numbers." + rest])
+    assert "Write a Python function named midpoint that returns the mean of two numbers.\n" in prompt
+    assert "Then some more" not in prompt and REWRITE not in prompt
+    assert len(batches) == 1
+
+
+BAD = [
+    "",
+    " x.",
+    " is cut before its sentence ends" + CUT,
+    " ```python",
+    " def midpoint(a, b): return 1",
+    " is: return (a + b) / 2",
+    " a == b for lambda x.",
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_an_invalid_rewrite_is_asked_for_once_more_with_another_seed(make, bad: str) -> None:
+    prompt, batches = rewriting(make, [bad, " halves the sum of a and b"])
+    assert "Write a Python function named midpoint that halves the sum of a and b.\n" in prompt
+    (first,), (second,) = batches
+    assert first.prompt == second.prompt and first.seed != second.seed
+
+
+def test_two_invalid_rewrites_give_the_template(make) -> None:
+    prompt, batches = rewriting(make, ["", ""])
+    assert f"Write a Python function named midpoint that does this: {clean_task(TRAIN[0].text)}\n" in prompt
+    assert len(batches) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
+def test_whatever_comes_back_one_line_of_prose_is_used(reply: str) -> None:
+    rewriter = PromptRewriter(Rewriter(lambda r: r.prefix + reply))
+    job = {"problem": TRAIN[0], "task": "t", "feedback": "", "reflections": (), "seed": 1, "cost": Cost()}
+    (text,) = rewriter.rewrite([job])
+    assert text.startswith("Write a Python function named midpoint that")
+    assert "\n" not in text and "```" not in text and "def midpoint(" not in text and text[-1] in ".!?"
+    assert job["cost"].calls in (1, 2)
+
+
+# EPiC mutation
+
+
+@pytest.fixture(scope="module")
+def epic(lexicon: Lexicon, embedder: Embedder) -> EpicGA:
+    return EpicGA(lexicon, embedder, rate=0.5, min_similarity=0.8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.sampled_from(TEXTS), seed=st.integers(0, 2**32))
+def test_mutants_change_open_words_only(epic: EpicGA, lexicon: Lexicon, text: str, seed: int) -> None:
+    keep = text.split()[5:7]
+    (mutant,) = epic.mutate([text], [np.random.default_rng(seed)], keep=[keep])
+    before, after = lexicon.tokenize(text), lexicon.tokenize(mutant)
+    assert len(before) == len(after)
+    tags = iter(lexicon.tag([token for token, _ in before if not token.isspace()]))
+    for (old, is_word), (new, _) in zip(before, after, strict=True):
+        tag = "" if old.isspace() else next(tags)
+        if new != old:  # spaces, punctuation, numbers, quoted text, code: never
+            assert is_word and not lexicon.is_stop_word(old) and old not in keep
+            assert new in lexicon.synonyms(old, tag)
+            assert tag[0] in "NVJR" and not tag.startswith("NNP")
+            assert new[0].isupper() == old[0].isupper() and new.isalpha()
+    assert mutant == text or epic.embedder.similarity(text, mutant) >= 0.8 - 1e-6
+    assert epic.mutate([text], [np.random.default_rng(seed)], keep=[keep]) == [mutant]
+
+
+@settings(max_examples=12, deadline=None)
+@given(text=st.sampled_from(TEXTS), word=st.sampled_from(["area", "total_cost", "sumOf"]), seed=st.integers(0, 99))
+def test_names_numbers_quotes_and_layout_stay(epic: EpicGA, text: str, word: str, seed: int) -> None:
+    text = (
+        f"{text[:-1]}, 'big red dog', \"fast car\" and 42 or 3.5;  see {word}(x), `large number` and  {word} (quickly)!"
+    )
+    mutants = epic.mutate([text] * 3, [np.random.default_rng(seed + i) for i in range(3)], keep=[(word,)] * 3)
+    for mutant in mutants:
+        tail = [f"{word}(x)", "'big red dog'", '"fast car"', "`large number`", " 42 ", " 3.5;  ", f"  {word} ("]
+        assert all(part in mutant for part in tail)
+
+
+def test_most_texts_get_a_mutant_and_rates_matter(lexicon: Lexicon, embedder: Embedder) -> None:
+    texts = TEXTS[:16]
+
+    def changed(rate: float, least: float) -> int:
+        epic = EpicGA(lexicon, embedder, rate, least)
+        mutants = epic.mutate(texts, [np.random.default_rng(i) for i in range(len(texts))])
+        return sum(mutant != text for mutant, text in zip(mutants, texts, strict=True))
+
+    assert changed(0.25, 0.8) > 8
+    assert changed(0.0, 0.0) == 0
+    assert changed(1.0, 1.1) == 0  # nothing is similar enough: the text stays
+
+
+def test_meaning_is_measured_against_the_original(epic: EpicGA, embedder: Embedder) -> None:
+    original = TEXTS[0]
+    text = original
+    for step in range(6):  # mutants of mutants
+        (text,) = epic.mutate([text], [np.random.default_rng(step)], originals=[original])
+        assert embedder.similarity(original, text) >= 0.8 - 1e-6
+    assert text != original
+
+
+def test_a_text_is_mutated_the_same_in_any_company(epic: EpicGA) -> None:
+    together = epic.mutate(TEXTS[:10], [np.random.default_rng(i) for i in range(10)])
+    assert [epic.mutate([TEXTS[i]], [np.random.default_rng(i)])[0] for i in range(10)] == together
