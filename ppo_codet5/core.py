@@ -53,13 +53,13 @@ class Parameters:
     # Code generation
     temperature: float = 0.4  # of the code model, 0 is greedy
     top_p: float = 0.9  # nucleus of both models
-    max_new_tokens: int = 96  # limit of a program
+    max_new_tokens: int = 64  # limit of a program
     # Prompt edits
     mutation_rate: float = 0.25  # probability that a word that may change does
     min_similarity: float = 0.8  # least cosine between a mutant and the original text
     rewrite_temperature: float = 0.7  # of the rewriter
-    rewrite_tokens: int = 48  # limit of a rewrite
-    reflection_tokens: int = 32  # limit of a reflection
+    rewrite_tokens: int = 40  # limit of a rewrite
+    reflection_tokens: int = 24  # limit of a reflection
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
     # Environment
@@ -73,11 +73,11 @@ class Parameters:
     # PPO
     max_episodes: int = 240  # training episodes
     episodes_per_update: int = 12  # episodes of one PPO update
-    learning_rate: float = 3e-4  # Adam, annealed linearly to 0
+    learning_rate: float = 1e-3  # Adam, annealed linearly to 0
     gamma: float = 0.99  # discount
     gae_lambda: float = 0.95  # GAE
     clip_epsilon: float = 0.2  # clip range of the probability ratio
-    update_epochs: int = 4  # passes over an update's transitions
+    update_epochs: int = 8  # passes over an update's transitions
     minibatches: int = 4  # minibatches per pass
     value_coef: float = 0.5  # weight of the value loss
     entropy_coef: float = 0.01  # weight of the entropy bonus

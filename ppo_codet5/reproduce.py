@@ -54,7 +54,10 @@ def overrides(pairs: list[str]) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator or not name:
             raise InputError(f"parameter {pair!r} must have the form name=value")
-        values[name] = yaml.safe_load(value)
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"parameter {pair!r}: the value is not valid YAML, put text in quotes") from None
     return values
 
 
@@ -67,9 +70,46 @@ def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
     cells = nbformat.read(notebook, as_version=4).cells
     cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     namespace: dict[str, Any] = {}
-    exec(compile(cell.source, "parameters", "exec", dont_inherit=True), namespace)  # flat literals: our own notebook's parameters cell
+    exec(
+        compile(cell.source, "parameters", "exec", dont_inherit=True), namespace
+    )  # flat literals: our own notebook's parameters cell
     settings.check_parameters(values, namespace["__annotations__"])
     return vars(settings.read_parameters({**namespace, **values}))
+
+
+def check_inputs(values: dict[str, Any]) -> None:
+    """Load the problems, look for the models and at the run directories: what is wrong is found before anything is
+    written. Downloads no weights."""
+    from ppo_codet5.helpers import problems
+
+    for split, limit in (("train", values["train_limit"]), (values["eval_split"], values["eval_limit"])):
+        problems.load_problems(values["problems"], split, limit, values["seed"])
+    for name in sorted({values["code_model"], values["rewriter_model"]}):
+        check_model(name)
+    decisive = {name: value for name, value in values.items() if name not in ("run_dir", "generation_cache")}
+    for config in sorted(Path(values["run_dir"]).glob("*/config.json")):
+        identity = json.loads(config.read_text(encoding="utf-8")).get("identity", {})
+        if differ := [name for name, value in decisive.items() if identity.get(name) != value]:
+            raise InputError(
+                f"{config.parent} belongs to another config (different: {', '.join(differ)}); "
+                "choose another run_dir or delete this one"
+            )
+
+
+def check_model(name: str) -> None:
+    """Raise ModelError if the configuration of a model cannot be read: unknown, gated, private, or out of reach."""
+    from ppo_codet5.helpers import models
+
+    if name in models.ALIASES:
+        return
+    source, is_folder = models._source(name)
+    from transformers import AutoConfig
+
+    try:
+        revision, local = (None, True) if is_folder else models._resolve(source, None)
+        AutoConfig.from_pretrained(source, revision=revision, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise models._explained(name, error) from error
 
 
 def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | None) -> None:
@@ -89,7 +129,8 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | 
             autosave_cell_every=0,
         )
     except PapermillExecutionError as error:
-        raise InputError(f"{error.ename}: {error.evalue} (cell {error.exec_count} of {output})") from None
+        reason = " ".join(error.evalue.split())
+        raise InputError(f"{error.ename}: {reason} (cell {error.exec_count} of {output})") from None
 
 
 def headline(run_dir: Path) -> str:
@@ -102,12 +143,23 @@ def headline(run_dir: Path) -> str:
     return "\n".join([*(f"summary            {path}" for path in paths), "", scoring.table(scores)])
 
 
+def keep(run_dir: Path, target: Path, seconds: float) -> None:
+    """Copy the small files of the runs, and how long this command took, to a folder that can be committed."""
+    for pattern in ("*/summary.json", "*/config.json", "*/metrics.jsonl", "*/results.csv", "figures/*.png"):
+        for path in run_dir.glob(pattern):
+            copy = target / path.relative_to(run_dir)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    (target / "run.json").write_text(json.dumps({"seconds": round(seconds)}) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ppo_codet5.reproduce", description=__doc__.split("\n")[0])
     parser.add_argument("--profile", default="laptop", help="a profile's name, or the path of a .yaml file")
     parser.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set one parameter"
     )
+    parser.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
     args = parser.parse_args(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     root = str(Path(ppo_codet5.__file__).parent.parent)  # the kernel finds the package in any folder
@@ -117,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
         values = {**load_profile(args.profile), **overrides(args.parameter)}
         for name in NOTEBOOKS:
             full = parameters_of(resource(name), values)
+            check_inputs(full)
             run_dir = Path(full["run_dir"])
             output = run_dir / name
             print(f"{name}: profile {args.profile}, run directory {run_dir}", flush=True)
@@ -124,12 +177,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
-    except (InputError, RuntimeError, ValueError) as error:
+    except (InputError, RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"\ndone in {time.monotonic() - started:.0f} s")
     print(f"executed notebook  {output}\nfigures            {run_dir / 'figures'}")
     print(headline(run_dir))
+    if args.keep:
+        keep(run_dir, Path(args.keep), time.monotonic() - started)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Write the results table of README.md from results/laptop; ``--check`` exits 1 if it is out of date.
 
-    python -m ppo_codet5.reproduce --profile laptop --keep results/laptop
-    python tools/update_readme.py
+python -m ppo_codet5.reproduce --profile laptop --keep results/laptop
+python tools/update_readme.py
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ NAMES = {
 
 def block() -> str:
     """The text between the markers."""
-    summaries = {name: json.loads((RESULTS / name / "summary.json").read_text()) for name in ("resampling", "random", "ppo")}
+    summaries = {
+        name: json.loads((RESULTS / name / "summary.json").read_text()) for name in ("resampling", "random", "ppo")
+    }
     scores = {"direct": summaries["resampling"]["curves"]["resampling"][0]}
     for summary in summaries.values():
         scores.update(summary["scores"])
@@ -56,8 +58,16 @@ def verdict(agent: dict, control: dict, name: str) -> str:
     """One sentence that says whether the agent beat the best control of equal budget."""
     gap = 100 * (agent["pass_at_1"] - control["pass_at_1"])
     apart = agent["pass_at_1_interval"][0] > control["pass_at_1_interval"][1]
-    start = f"The agent is {abs(gap):.0f} points {'above' if gap > 0 else 'below'} the best control, {name}" if gap else f"The agent scores the same as the best control, {name}"
-    return start + (", and the intervals do not overlap." if apart else "; the intervals overlap: **no gain over the controls is shown**.")
+    start = (
+        f"The agent is {abs(gap):.0f} points {'above' if gap > 0 else 'below'} the best control, {name}"
+        if gap
+        else f"The agent scores the same as the best control, {name}"
+    )
+    return start + (
+        ", and the intervals do not overlap."
+        if apart
+        else "; the intervals overlap: **no gain over the controls is shown**."
+    )
 
 
 def main() -> int:
