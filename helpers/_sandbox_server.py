@@ -433,11 +433,10 @@ def kill_rest(group: int, alone: bool, descriptor: int) -> None:
 
 def empty(folder: str) -> bool:
     """Remove what is in a folder, however deep and whatever its modes; False if something stayed."""
+    moved = os.path.join(folder, os.urandom(8).hex())
+    number = 0
     try:
-        for _ in range(10_000):
-            names = os.listdir(folder)
-            if not names:
-                return True
+        while names := os.listdir(folder):
             for name in names:
                 path = os.path.join(folder, name)
                 if os.path.islink(path) or not os.path.isdir(path):
@@ -447,10 +446,11 @@ def empty(folder: str) -> bool:
                     os.rmdir(path)
                 except OSError:  # not empty: move its entries up, so that no path ever gets long
                     for inner in os.listdir(path):
-                        os.rename(os.path.join(path, inner), os.path.join(folder, "%s.%x" % (name[:40], id(inner))))
+                        number += 1
+                        os.rename(os.path.join(path, inner), "%s.%d" % (moved, number))
     except OSError:
-        pass
-    return False
+        return False
+    return True
 
 
 def run(

@@ -245,11 +245,14 @@ class _Attempt:
         if answered == count:
             return True
         outcome, message = self._cause(status, killed, cpu)
-        in_code = phases == 0  # it ended before the first assert: another process would, too
-        for i in range(answered, count if in_code else answered + 1):
+        if phases == 0:  # in the code, where another process would end, too
+            lost = range(answered, count)
+        else:  # in an assert, or in the text of the exception of one that has its outcome
+            lost = range(answered, answered + (phases > answered - self.start))
+        for i in lost:
             self._set(i, outcome, "", message)
-        self.start = answered + 1
-        if in_code or self.start == count or self.processes == MAX_PROCESSES:
+        self.start = lost.stop
+        if self.start >= count or self.processes == MAX_PROCESSES:
             return True
         self.notes.append(f"assert {self.start + 1} and on: in a new process, after {outcome} in assert {self.start}")
         return False
