@@ -108,6 +108,8 @@ class TooLarge(Exception):
 _INT, _FLOAT, _STR = int.__repr__, float.__repr__, str.__str__
 _LIST, _TUPLE, _ITEMS = list.__iter__, tuple.__iter__, dict.items
 _SET, _FROZEN = set.__iter__, frozenset.__iter__
+_LIST_SIZE, _TUPLE_SIZE, _DICT_SIZE = list.__len__, tuple.__len__, dict.__len__
+_SET_SIZE, _FROZEN_SIZE = set.__len__, frozenset.__len__
 _NAME = type.__dict__["__name__"].__get__
 _VIEWS: tuple = (type({}.keys()), type({}.items()))
 
@@ -133,15 +135,18 @@ def encode(value: Any, out: list[str], room: list[int], depth: int = 0) -> None:
             raise TooLarge
         text = quote(value)
     elif issubclass(kind, (list, tuple, set, frozenset)) or kind in _VIEWS:
-        if depth > VALUE_DEPTH:
-            raise TooLarge
         if issubclass(kind, list):
-            head, tail, items = "[", "]", _LIST(value)
+            head, text, size, items = "[", "]", _LIST_SIZE(value), _LIST(value)
         elif issubclass(kind, tuple):
-            head, tail, items = '{"t":[', "]}", _TUPLE(value)
+            head, text, size, items = '{"t":[', "]}", _TUPLE_SIZE(value), _TUPLE(value)
+        elif issubclass(kind, set):
+            head, text, size, items = '{"s":[', "]}", _SET_SIZE(value), _SET(value)
+        elif issubclass(kind, frozenset):
+            head, text, size, items = '{"s":[', "]}", _FROZEN_SIZE(value), _FROZEN(value)
         else:
-            head, tail = '{"s":[', "]}"
-            items = _SET(value) if issubclass(kind, set) else _FROZEN(value) if issubclass(kind, frozenset) else value
+            head, text, size, items = '{"s":[', "]}", len(value), value
+        if depth > VALUE_DEPTH or 2 * size > room[0]:
+            raise TooLarge
         out.append(head)
         comma = False
         for item in items:
@@ -149,9 +154,8 @@ def encode(value: Any, out: list[str], room: list[int], depth: int = 0) -> None:
                 out.append(",")
             comma = True
             encode(item, out, room, depth + 1)
-        text = tail
     elif issubclass(kind, dict):
-        if depth > VALUE_DEPTH:
+        if depth > VALUE_DEPTH or 4 * _DICT_SIZE(value) > room[0]:
             raise TooLarge
         out.append('{"d":[')
         comma = False

@@ -161,8 +161,7 @@ CASES = {
         "    def __hash__(self): return 0\n"
         "def f(x):\n    return A()",
         "wrong_value wrong_value wrong_value",
-        ("assert f(1) == 1", "assert 1 == f(1)", "assert sorted(f(1)) == [1] or f(1) == 1")[:2]
-        + ("assert f(1) in (1, 2)",),
+        ("assert f(1) == 1", "assert 1 == f(1)", "assert f(1) in (1, 2)"),
     ),
     "__eq__ always true, on built-in types": Case(
         "def eq(self, other): return True\n"
