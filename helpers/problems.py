@@ -53,7 +53,7 @@ def load_problems(
 
     Args:
         source: ``"mbpp"`` (Hugging Face hub, all 974), ``"humaneval"`` (hub, 164, all of them ``test``; see
-            :func:`humaneval_problem`), ``"starter"`` (230 easy ones that come with this project), or the path of a
+            :func:`humaneval_problem`), ``"starter"`` (easy ones that come with this project), or the path of a
             ``.jsonl`` file in the MBPP schema: ``task_id``, ``text``, ``code``, ``test_list`` and, if wanted,
             ``test_setup_code``, ``challenge_test_list``, ``split``.
         split: ``"train"``, ``"validation"``, ``"test"`` or ``"prompt"``; None takes all. A row belongs to the split
