@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,8 @@ def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
     cells = nbformat.read(notebook, as_version=4).cells
     cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     namespace: dict[str, Any] = {}
-    exec(
-        compile(cell.source, "parameters", "exec", dont_inherit=True), namespace
-    )  # flat literals: our own notebook's parameters cell
+    # Flat literals, from our own notebook; without this module's "annotations" future, which makes types texts.
+    exec(compile(cell.source, "parameters", "exec", dont_inherit=True), namespace)
     settings.check_parameters(values, namespace["__annotations__"])
     return vars(settings.read_parameters({**namespace, **values}))
 
@@ -116,18 +116,22 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | 
     """Run one notebook through papermill, in the current folder, with a line per cell of its output on the terminal."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            parameters=values,
-            kernel_name=kernel,
-            progress_bar=sys.stderr.isatty(),
-            stdout_file=sys.stdout,
-            autosave_cell_every=0,
-        )
+        # Sockets in a folder of their own: kernels that are started at the same time race for TCP ports.
+        with tempfile.TemporaryDirectory(prefix="ppo-codet5-") as folder:
+            papermill.execute_notebook(
+                str(notebook),
+                str(output),
+                parameters=values,
+                kernel_name=kernel,
+                progress_bar=sys.stderr.isatty(),
+                stdout_file=sys.stdout,
+                autosave_cell_every=0,
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}),
+            )
     except PapermillExecutionError as error:
         reason = " ".join(error.evalue.split())
         raise InputError(f"{error.ename}: {reason} (cell {error.exec_count} of {output})") from None
