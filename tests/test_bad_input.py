@@ -1,0 +1,239 @@
+"""What a user may get wrong: one clear sentence on stderr, exit code 1, and nothing written."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from ppo_codet5.helpers.models import ModelError
+from ppo_codet5.helpers.problems import ProblemError
+from ppo_codet5.helpers.runs import RunError
+from scripted import MIDPOINT, small
+
+from ppo_codet5 import reproduce
+from ppo_codet5.core import Parameters, PPOCodeT5Trainer, load_parts
+
+ROOT = Path(__file__).resolve().parent.parent
+GOOD = {"task_id": 1, "split": "train", "text": MIDPOINT.text, "code": MIDPOINT.reference, "test_list": MIDPOINT.tests}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub on which ``gated/model`` is known and locked, and nothing else exists."""
+
+    def do_GET(self) -> None:
+        known = "/gated/" in self.path
+        described = known and self.path.startswith("/api/models/")
+        body = json.dumps({"id": "gated/model", "sha": "0" * 40, "siblings": []} if described else {}).encode()
+        self.send_response(200 if described else 403 if known else 404)
+        if not described:
+            self.send_header("X-Error-Code", "GatedRepo" if known else "RepoNotFound")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def sentence(stdout: str, stderr: str) -> str:
+    """The only line on stderr, which must be one clear sentence."""
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: ") and len(line) < 1500
+    assert not re.search(r"0x[0-9a-f]{6}|\\n|<class|Traceback", line), line
+    assert "Traceback" not in stdout and "rror" not in stdout
+    return line
+
+
+def command(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_CACHE": str(folder.parent / "hub"), **env}
+    environment.pop("HF_TOKEN", None)
+    line = [sys.executable, "-m", "ppo_codet5.reproduce", "--profile", "smoke", *arguments]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def refused_by_command(folder: Path, *arguments: str, **env: str) -> str:
+    """As a user runs it, in an empty folder, in which nothing may be left behind."""
+    before = sorted(folder.rglob("*"))
+    done = command(folder, *arguments, **env)
+    assert done.returncode == 1
+    assert sorted(folder.rglob("*")) == before
+    return sentence(done.stdout, done.stderr)
+
+
+@pytest.fixture
+def refused(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The same without the second that a process takes to start."""
+    monkeypatch.chdir(empty)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+    def refused(*arguments: str) -> str:
+        before = sorted(empty.rglob("*"))
+        assert reproduce.main(["--profile", "smoke", *arguments]) == 1
+        assert sorted(empty.rglob("*")) == before
+        return sentence(*capsys.readouterr())
+
+    return refused
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["-p", "max_step=3"], r"unknown parameter 'max_step'; known parameters: .*max_steps"),
+        (["-p", "max_steps=many"], r"parameter max_steps = 'many' is a str, expected int"),
+        (["-p", "max_steps=2.5"], r"parameter max_steps = 2\.5 is a float, expected int"),
+        (["-p", "seed=true"], r"parameter seed = True is a bool, expected int"),
+        (["-p", "max_steps=0"], r"parameter max_steps = 0 must be more than 0"),
+        (["-p", "max_episodes=10", "-p", "episodes_per_update=4"], r"max_episodes = 10 must be a multiple of"),
+        (["-p", "visible_tests=0"], r"parameter visible_tests = 0 must be \"all\" or 1, 2"),
+        (["-p", "train_limit=0"], r"parameter train_limit = 0 must be more than 0, or None"),
+        (["-p", "gamma=[0.9"], r"parameter 'gamma=\[0\.9': the value is not valid YAML"),
+        (["-p", "gamma"], r"parameter 'gamma' must have the form name=value"),
+        (
+            ["--profile", "labtop"],
+            r"unknown profile 'labtop'; known profiles: .*laptop.*, or the path of a \.yaml file",
+        ),
+        (["--profile", "mine.yaml"], r"unknown profile 'mine\.yaml'"),
+        (["-p", "problems=mbbp"], r"unknown source 'mbbp'; use 'mbpp', 'humaneval', 'starter' or the path"),
+        (["-p", "problems=gone.jsonl"], r"cannot read the problem file gone\.jsonl"),
+        (["-p", "code_model=smollm"], r"No model 'smollm': give an alias \(smollm2-135m\), an existing folder"),
+        (["-p", "rewriter_model=./models/llama"], r"No model './models/llama'"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(refused: Callable[..., str], arguments: list[str], words: str) -> None:
+    assert re.search(words, refused(*arguments))
+
+
+def test_so_it_is_from_the_command_line(empty: Path) -> None:
+    assert "unknown parameter 'max_step'" in refused_by_command(empty, "-p", "max_step=3")
+    usage = command(empty, "--steps", "3")
+    assert usage.returncode == 2 and "unrecognized arguments: --steps 3" in usage.stderr
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("max_steps: [", r"profile\.yaml is not valid YAML"),
+        ("- a list", r"profile\.yaml must hold one parameter per line"),
+        ("max_stepz: 3", r"unknown parameter 'max_stepz'"),
+        ("learning_rate: 3e-4", r"learning_rate = '3e-4' is a str, expected float; .*write 3\.0e-4"),
+    ],
+)
+def test_a_wrong_profile_is_one_sentence(refused: Callable[..., str], tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "profile.yaml").write_text(text)
+    assert re.search(words, refused("--profile", "../profile.yaml"))
+
+
+def rows_file(folder: Path, *rows: object) -> str:
+    path = folder / "problems.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return "../problems.jsonl"
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ([GOOD, '{"task_id": 2,'], r"problems\.jsonl, line 2: not valid JSON"),
+        ([GOOD, {**GOOD, "task_id": 2, "test_list": []}], r"problems\.jsonl, line 2: the field 'test_list' is empty"),
+        ([GOOD, "", GOOD], r"problems\.jsonl, line 3: task_id 1 was used before, in .*line 1"),
+        ([{**GOOD, "code": "def f(:"}], r"problems\.jsonl, line 1: the reference code is not valid Python"),
+        ([], r"no problems in '\.\./problems\.jsonl' for split 'train'"),
+        ([GOOD], r"no problems in '\.\./problems\.jsonl' for split 'validation'"),
+    ],
+)
+def test_broken_problem_files_name_file_and_line(
+    refused: Callable[..., str], tmp_path: Path, rows: list, words: str
+) -> None:
+    assert re.search(words, refused("-p", f"problems={rows_file(tmp_path, *rows)}"))
+
+
+def test_a_model_out_of_reach_a_locked_one_and_a_folder_without_one(
+    empty: Path, refused: Callable[..., str], hub: str
+) -> None:
+    offline = refused_by_command(empty, "-p", "code_model=owner/model", HF_HUB_OFFLINE="1")
+    assert "owner/model is not on this machine and the hub cannot be reached" in offline
+    here = {"HF_ENDPOINT": hub, "NO_PROXY": "*", "HF_HUB_OFFLINE": "0"}
+    gated = refused_by_command(empty, "-p", "rewriter_model=gated/model", **here)
+    assert "gated/model is a gated model: accept its licence" in gated and "HF_TOKEN" in gated
+    (empty / "model").mkdir()
+    assert "model cannot be loaded" in refused("-p", "code_model=./model")
+
+
+def test_an_output_folder_of_another_config_is_refused_and_left_alone(empty: Path, refused: Callable[..., str]) -> None:
+    from killable import scripted_parts
+
+    config = small(**yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text()))
+    with scripted_parts() as parts:
+        PPOCodeT5Trainer(config, parts=parts).control("resampling", empty / "runs/smoke/resampling", report=str)
+    files = {path: path.read_bytes() for path in empty.rglob("*") if path.is_file()}
+    said = refused("-p", "seed=1", "-p", "dtype=float32", "-p", "device=cpu")
+    assert re.search(r"runs/smoke/resampling belongs to another config \(different: seed\); choose another", said)
+    assert {path: path.read_bytes() for path in empty.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.slow
+def test_what_only_the_notebook_can_find_is_one_sentence_too(empty: Path) -> None:
+    done = command(empty, "-p", "word_vectors=no-such-vectors")
+    assert done.returncode == 1
+    assert re.match("error: AssetError: .*no-such-vectors", sentence(done.stdout, done.stderr))
+    assert not list(empty.rglob("config.json"))
+
+
+# The same through the Python interface
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"max_steps": 0}, "parameter max_steps = 0 must be more than 0"),
+        ({"max_steps": "4"}, "parameter max_steps = '4' is a str, expected int"),
+        ({"dtype": "int4"}, "parameter dtype = 'int4' must be one of float32, bfloat16"),
+        ({"max_episodes": 7}, "must be a multiple of"),
+        ({"visible_tests": "some"}, 'must be "all" or 1, 2'),
+    ],
+)
+def test_the_trainer_refuses_wrong_parameters(changes: dict, words: str) -> None:
+    with pytest.raises(RunError, match=re.escape(words)):
+        PPOCodeT5Trainer(small(**changes))
+
+
+def test_the_trainer_refuses_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="max_step"):
+        Parameters(max_step=3)
+    with pytest.raises(ProblemError, match="unknown source 'mbbp'"):
+        PPOCodeT5Trainer(small(problems="mbbp"))
+    with pytest.raises(ProblemError, match=r"problems\.jsonl, line 1"):
+        rows_file(tmp_path, "[]")
+        PPOCodeT5Trainer(small(problems=str(tmp_path / "problems.jsonl")))
+    with pytest.raises(ModelError, match="No model 'smollm'"):
+        PPOCodeT5Trainer(small(code_model="smollm")).train(tmp_path / "run")
+    with pytest.raises(ModelError, match="No model 'smollm'"):
+        load_parts(small(rewriter_model="smollm", code_model="smollm"))
+    assert not (tmp_path / "run").exists()
