@@ -203,9 +203,9 @@ class EpicGA:
 class ReflexionMemory:
     """The last ``size`` reflections of an episode; with ``scope="run"`` also those of similar training problems.
 
-    Reflexion, arXiv 2303.11366, section 3; size 3 as there. An entry is ``[episode key, task, reflection]``.
-    Reflections on evaluated problems are never stored for others: entries of an episode are forgotten at its end
-    unless ``keep_for_run`` says that it is a training episode.
+    Reflexion, arXiv 2303.11366, section 3; size 3 as there. An entry is ``[episode key, task, reflection, shared]``.
+    Other episodes see an entry only once its own has ended as a training episode; entries of evaluated problems
+    are never shared and are forgotten at the end.
     """
 
     embedder: Embedder
@@ -214,12 +214,12 @@ class ReflexionMemory:
     entries: list = field(default_factory=list)
 
     def add(self, key, task, reflection):
-        self.entries.append([key, task, reflection])
+        self.entries.append([key, task, reflection, False])
 
     def recall(self, key, task):
         """Reflections for a rewrite, at most ``size``, the most useful last."""
         own = [entry[2] for entry in self.entries if entry[0] == key][-self.size :] if self.size else []
-        others = [entry for entry in self.entries if entry[0] != key] if self.scope == "run" else []
+        others = [entry for entry in self.entries if entry[3] and entry[0] != key]
         room = self.size - len(own)
         if not others or not room:
             return own
@@ -227,9 +227,12 @@ class ReflexionMemory:
         nearest = np.argsort(-(vectors[1:] @ vectors[0]), kind="stable")[:room]
         return [others[i][2] for i in reversed(nearest)] + own
 
-    def end(self, key, keep_for_run):
-        if not (keep_for_run and self.scope == "run"):
-            self.entries = [entry for entry in self.entries if entry[0] != key]
+    def end(self, key, training):
+        """The episode is over: share what was learned in training if the scope is the run, forget the rest."""
+        share = training and self.scope == "run"
+        self.entries = [entry for entry in self.entries if entry[0] != key or share]
+        for entry in self.entries:
+            entry[3] = entry[3] or entry[0] == key
 
 
 def feedback(problem, asserts, verdict, similarity=1.0, edits=()):
@@ -503,7 +506,7 @@ class PromptWorld:
         solved = episode.best == 1
         spent = not solved and len(episode.attempts) >= self.config.max_steps
         if solved or spent:
-            self.memory.end(list(episode.key), keep_for_run=self.phase == "train")
+            self.memory.end(list(episode.key), training=self.phase == "train")
         return solved, spent
 
     def observe(self, episodes):
@@ -571,6 +574,7 @@ class RLPromptEnv(gym.Env):
         super().reset(seed=seed)
         if seed is not None or self.episodes is None:
             self.episodes, self.visits = self.world.order(seed or 0), defaultdict(int)
+        if seed is not None:
             self.world.memory.entries.clear()
         task_id = (options or {}).get("task_id")
         if task_id is not None and task_id not in self.world.problems:
@@ -979,8 +983,9 @@ class PPOCodeT5Trainer:
 
     def load(self, checkpoint):
         """Load an agent that ``train`` saved as ``final_model.pt``; read with ``weights_only=True``."""
-        self.agent = self.new_agent()
-        self.agent.load_state_dict(runs.load_model(checkpoint, self.agent.state_dict()))
+        agent = self.new_agent()
+        agent.load_state_dict(runs.load_model(checkpoint, agent.state_dict()))
+        self.agent = agent
         return self
 
     def train(self, output_dir, report=print):
@@ -996,8 +1001,9 @@ class PPOCodeT5Trainer:
         """Score the agent on the first ``num_episodes`` problems that are scored; returns the summary."""
         if self.agent is None:
             raise runs.RunError("no agent to evaluate: call train() or load(checkpoint) first")
+        weights = runs.stable_hash(*(tensor.tolist() for tensor in self.agent.state_dict().values()))
         with runs.scratch(output_dir) as folder:
-            return self.run(folder, "evaluation", ("ppo",), self.scored[:num_episodes], report)
+            return self.run(folder, f"evaluation of agent {weights:x}", ("ppo",), self.scored[:num_episodes], report)
 
     def run(self, output_dir, name, strategies, problems, report):
         """Open or resume the run directory, train if the run is "ppo", evaluate the strategies, write the summary."""

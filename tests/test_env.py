@@ -505,7 +505,7 @@ def test_the_most_similar_training_problem_is_recalled_last(embedder: Embedder) 
         [("Add two numbers.", "add"), ("Reverse a string.", "reverse"), ("Count the vowels in a word.", "vowels")]
     ):
         memory.add([key, 0], task, text)
-        memory.end([key, 0], keep_for_run=True)
+        memory.end([key, 0], training=True)
     assert memory.recall([9, 0], "Count the consonants in a word.")[-1] == "vowels"
     assert memory.recall([9, 0], "Sum of two integers.")[-1] == "add"
     assert len(memory.recall([9, 0], "Sum of two integers.")) == 2
