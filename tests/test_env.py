@@ -471,7 +471,8 @@ def test_memory_of_the_run_recalls_training_problems_and_never_evaluated_ones(ma
     env = RLPromptEnv(trained)
     for problem in TRAIN[:3]:
         play(env, problem.task_id, [2, 2, 2])
-    kept = json.dumps(memory.entries)
+    kept = [entry[2] for entry in memory.entries]
+    assert len(kept) == 6 and all(" train " in text for text in kept)
     asked = [r for r in trained.parts.rewriter.requests if r.prefix.startswith(REWRITE)]
     assert lessons(asked[0]) == [] and len(lessons(asked[3])) == 2  # two reflections of the problem before it
 
