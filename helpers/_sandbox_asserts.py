@@ -47,21 +47,27 @@ class Question:
 _OPERATORS = {ast.Eq: "eq", ast.NotEq: "ne", ast.Is: "is", ast.IsNot: "is_not"}
 
 
-def _root(node: ast.expr) -> str:
-    """The name at the start of ``name(...)``, ``name.a[0](...)`` and the like; empty for other expressions."""
-    while True:
+def _start(node: ast.expr) -> tuple[str, bool]:
+    """The name that ``name(...)``, ``name.a[0](...)`` and the like start from, and whether an attribute of it follows.
+
+    The name is empty for other expressions.
+    """
+    attribute = False
+    while not isinstance(node, ast.Name):
+        attribute = isinstance(node, ast.Attribute)
         if isinstance(node, ast.Call):
             node = node.func
         elif isinstance(node, (ast.Attribute, ast.Subscript)):
             node = node.value
         else:
-            return node.id if isinstance(node, ast.Name) else ""
+            return "", False
+    return node.id, attribute
 
 
 def _candidate(node: ast.expr) -> bool:
-    """An expression that is a value of the program: it starts from a name that is not a builtin."""
-    name = _root(node)
-    return bool(name) and name not in _BUILTINS
+    """A value of the program: it starts from a name that is neither a builtin nor ``module.`` of the library."""
+    name, attribute = _start(node)
+    return bool(name) and name not in _BUILTINS and not (attribute and name in _MODULES)
 
 
 def _wrapped(node: ast.expr, shadowed: bool) -> bool:
@@ -88,30 +94,19 @@ class _Extract(ast.NodeTransformer):
         self.source, self.found, self.modules = source, list[str](), set[str]()
 
     def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.Name) and node.id in self.modules:
-            return node
-        if isinstance(node, (ast.Call, ast.Attribute, ast.Subscript, ast.Name)) and _candidate(node):
-            name = _root(node)
-            if name in _MODULES and isinstance(node, (ast.Call, ast.Attribute)) and not _called_directly(node):
+        if isinstance(node, (ast.Call, ast.Attribute, ast.Subscript, ast.Name)):
+            name, attribute = _start(node)
+            if attribute and name in _MODULES:
                 self.modules.add(name)
-                return self.generic_visit(node)
-            self.found.append(_segment(self.source, node))
-            index = ast.Constant(len(self.found) - 1)
-            return ast.Subscript(ast.Name("_V", ast.Load()), index, ast.Load())
+            elif name and name not in _BUILTINS | self.modules:
+                self.found.append(_segment(self.source, node))
+                index = ast.Constant(len(self.found) - 1)
+                return ast.Subscript(ast.Name("_V", ast.Load()), index, ast.Load())
         if isinstance(node, (ast.BoolOp, ast.IfExp, ast.Lambda, ast.comprehension, ast.NamedExpr, ast.JoinedStr)):
             raise ValueError("evaluated conditionally, in its own scope or with effects")
         if isinstance(node, ast.Compare) and len(node.ops) > 1:
             raise ValueError("a chain of comparisons stops early")
         return self.generic_visit(node)
-
-
-def _called_directly(node: ast.expr) -> bool:
-    """``name(...)`` or an expression on it, as opposed to ``module.name(...)``."""
-    while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return True
-        node = node.func if isinstance(node, ast.Call) else node.value  # type: ignore[attr-defined]
-    return False
 
 
 def _segment(source: str, node: ast.expr) -> str:

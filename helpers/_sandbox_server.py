@@ -293,7 +293,7 @@ def execute(job: dict[str, Any], report: Report) -> None:
 
     ``[-1, letter, type]`` for a part that failed (S: does not compile), after which nothing runs; else per test
     ``[i, "V", [values]]``, ``[i, "L", ""]`` (values too large), ``[i, "P", ""]`` (a statement that ran through) or
-    ``[i, letter, type]``, each of the last followed by ``[i, "+", text]``.
+    ``[i, letter, type]`` (S again if it does not compile), each of the last followed by ``[i, "+", text]``.
     """
     module = types.ModuleType("solution")
     space = module.__dict__
@@ -315,15 +315,24 @@ def execute(job: dict[str, Any], report: Report) -> None:
         test = tests[i]
         try:
             if type(test) is str:
-                exec(compile(test, "<assert>", "exec", 0, True, 0), space)
+                codes = [compile(test, "<assert>", "exec", 0, True, 0)]
+            else:
+                codes = [compile(source, "<call>", "eval", 0, True, 0) for source in test]
+        except BaseException as error:
+            report.error(i, "S", error)
+            report.phase()
+            continue
+        try:
+            if type(test) is str:
+                exec(codes[0], space)
                 report.line('[%d,"P",""]' % i)
             else:
                 out = ['[%d,"V",[' % i]
                 room = [VALUE_CHARS]
-                for source in test:
+                for code in codes:
                     if len(out) > 1:
                         out.append(",")
-                    encode(eval(compile(source, "<call>", "eval", 0, True, 0), space), out, room)
+                    encode(eval(code, space), out, room)
                 out.append("]]")
                 report.line("".join(out))
         except TooLarge:

@@ -182,7 +182,14 @@ class _Worker:
 
 # ----------------------------------------------------------------------------------------------------------- one program
 
-_LETTERS = {"E": "exception", "X": "early_exit", "O": "oom", "L": "output_too_large", "F": "wrong_value"}
+_LETTERS = {
+    "S": "compile_error",
+    "E": "exception",
+    "X": "early_exit",
+    "O": "oom",
+    "L": "output_too_large",
+    "F": "wrong_value",
+}
 _TIME = ("timeout", "stopped at the time limit")
 _GONE = "the process ended before the assert did"
 
@@ -237,7 +244,7 @@ class _Attempt:
                 self._explain(index, body, answered)
             elif index == -1 and answered == self.start:  # the code itself failed
                 for i in range(self.start, count):
-                    self._fail(i, "compile_error" if letter == "S" else _LETTERS.get(letter, "exception"), body)
+                    self._fail(i, _LETTERS.get(letter, "exception"), body)
                 answered = count
             elif index == answered and index < count:
                 self._answer(index, letter, body, judge)
@@ -245,10 +252,8 @@ class _Attempt:
         if answered == count:
             return True
         outcome, message = self._cause(status, killed, cpu)
-        if phases == 0:  # in the code, where another process would end, too
-            lost = range(answered, count)
-        else:  # in an assert, or in the text of the exception of one that has its outcome
-            lost = range(answered, answered + (phases > answered - self.start))
+        # All if the code ended it, as it would another process; none if the text of the last exception did; else one.
+        lost = range(answered, answered + (phases > answered - self.start) if phases else count)
         for i in lost:
             self._set(i, outcome, "", message)
         self.start = lost.stop
@@ -456,10 +461,13 @@ class _Pool:
     # called by the driving threads
 
     def take(self, block: bool, idle: bool) -> _Item | None:
-        """The next program, in turn. None: there is none (``block`` waits), a worker is to be started, or the end."""
+        """The next program, in turn. None: there is none, a worker is to be started, or the end.
+
+        ``block`` waits for one; otherwise it is taken in advance, if there are enough for the other workers.
+        """
         with self.lock:
             while True:
-                while self.queue:
+                while len(self.queue) >= (1 if block else self.count):
                     program, key, batch = self.queue.popleft()
                     if not batch.future.cancelled():
                         return _Item(program, key, batch, _Attempt(program, self.preamble))
