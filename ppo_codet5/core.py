@@ -53,7 +53,7 @@ class Parameters:
     # Code generation
     temperature: float = 0.4  # of the code model, 0 is greedy
     top_p: float = 0.9  # nucleus of both models
-    max_new_tokens: int = 64  # limit of a program
+    max_new_tokens: int = 48  # limit of a program
     # Prompt edits
     mutation_rate: float = 0.25  # probability that a word that may change does
     min_similarity: float = 0.8  # least cosine between a mutant and the original text
