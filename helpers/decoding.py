@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from .models import Completion, ModelError, Request
 from .stops import StopRule
 
-_TOP_K = 64  # enough for the nucleus of nearly every row; a row that needs more falls back to the whole vocabulary
+_TOP_K = (64, 2048)  # candidates to look at: 64 hold most nuclei at usual settings; then more, then the vocabulary
 _PREFILL_TOKENS = 1024  # a forward pass this wide runs at full speed; wider ones only pad more and fall out of cache
 _SHARED_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
 _TEMPLATE_DATE = "26 Jul 2024"  # Llama's chat template prints today's date unless told another: prompts must not age
@@ -54,7 +54,9 @@ def pack_linears(model: nn.Module) -> None:
     torch.compile uses; they are not public, so where a build of torch lacks them the model stays as it is.
     """
     try:
-        PackedLinear(nn.Linear(16, 16, bias=False, dtype=next(model.parameters()).dtype))(next(model.parameters()).new_ones(1, 16))
+        PackedLinear(nn.Linear(16, 16, bias=False, dtype=next(model.parameters()).dtype))(
+            next(model.parameters()).new_ones(1, 16)
+        )
     except (AttributeError, RuntimeError, TypeError):
         return
     for module in list(model.modules()):
@@ -261,7 +263,7 @@ class TransformersGenerator:
 
     def _encode(self, text: str, special: bool) -> list[int]:
         """Token ids; ``special`` adds the model's own marks around them (a chat template has written its own)."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special, verbose=False).input_ids
         return ids
 
     # The loop
@@ -544,14 +546,18 @@ def sample(logits: torch.Tensor, rows: Sequence[tuple[Request, int]]) -> list[in
     temperature = torch.tensor([request.temperature or 1.0 for request, _ in rows], dtype=torch.float32)
     scaled = logits / temperature.to(logits.device)[:, None]
     total = scaled.logsumexp(-1, keepdim=True)
-    top, ids = scaled.topk(min(_TOP_K, scaled.shape[1]), dim=-1)
-    chosen, complete = _choose((top - total).cpu().numpy(), ids.cpu().numpy(), rows, scaled.shape[1])
-    if not complete.all():
-        rest = np.flatnonzero(~complete).tolist()
-        every = np.broadcast_to(np.arange(scaled.shape[1]), (len(rest), scaled.shape[1]))
-        logp = (scaled - total)[rest].cpu().numpy()
-        chosen[rest] = _choose(logp, every, [rows[i] for i in rest], scaled.shape[1])[0]
-    return chosen.tolist()
+    chosen, left = np.zeros(len(rows), dtype=np.int64), np.arange(len(rows))
+    for size in (*_TOP_K, scaled.shape[1]):
+        some = slice(None) if len(left) == len(rows) else left.tolist()
+        top, ids = scaled[some].topk(min(size, scaled.shape[1]), dim=-1)
+        token, enough = _choose(
+            (top - total[some]).cpu().numpy(), ids.cpu().numpy(), [rows[i] for i in left.tolist()], scaled.shape[1]
+        )
+        chosen[left[enough]], left = token[enough], left[~enough]
+        if not len(left):
+            break
+    tokens: list[int] = chosen.tolist()
+    return tokens
 
 
 def _choose(

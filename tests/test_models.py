@@ -69,9 +69,9 @@ def mixed_requests(count: int, seed: int = 0) -> list[Request]:
 
 
 def test_text_depends_on_the_request_alone(generator: TransformersGenerator, folders: dict[str, Path]) -> None:
-    requests = mixed_requests(30)
+    requests = mixed_requests(20)
     together = generator.generate(requests)
-    assert len({c.text for c in together}) > 20
+    assert len({c.text for c in together}) > 14
     assert [generator.generate([request])[0] for request in requests] == together
     order = list(range(len(requests)))
     random.Random(1).shuffle(order)
@@ -133,7 +133,7 @@ def test_chat_is_the_template_without_todays_date(folders: dict[str, Path]) -> N
 
 
 def test_counts_and_reasons(generator: TransformersGenerator) -> None:
-    requests = [Request("Write add", seed, max_new_tokens=30, temperature=2.0, top_p=1.0) for seed in range(40)]
+    requests = [Request("Write add", seed, max_new_tokens=30, temperature=2.0, top_p=1.0) for seed in range(24)]
     done = generator.generate(requests)
     assert {c.finish_reason for c in done} == {"stop", "length"}  # random weights emit </s> now and then
     assert all(c.completion_tokens == 30 for c in done if c.finish_reason == "length")
@@ -146,7 +146,7 @@ def test_counts_and_reasons(generator: TransformersGenerator) -> None:
 
 def test_a_stop_rule_saves_the_rest(generator: TransformersGenerator) -> None:
     """The text is the unstopped text, cut; the tokens are those up to the cut and no more."""
-    free = [Request("Write add", seed, max_new_tokens=60, temperature=1.5) for seed in range(20)]
+    free = [Request("Write add", seed, max_new_tokens=60, temperature=1.5) for seed in range(12)]
     whole = generator.generate(free)
     stopped = generator.generate([replace(r, stop="line") for r in free])
     assert any(c.finish_reason == "stop" and c.completion_tokens < 30 for c in stopped)
@@ -288,10 +288,10 @@ def test_frequencies_are_the_probabilities_of_the_nucleus(temperature: float, to
     temperature=st.sampled_from([0.0, 0.5, 1.0, 3.0]),
     top_p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
     seed=st.integers(0, 2**64 - 1),
-    keep=st.integers(1, 8),
+    keep=st.lists(st.integers(1, 8), max_size=2),
 )
 def test_the_short_list_changes_nothing(
-    logits: list[int], temperature: float, top_p: float, seed: int, keep: int
+    logits: list[int], temperature: float, top_p: float, seed: int, keep: list[int]
 ) -> None:
     """Integer logits, so that ties are common, as they are in bfloat16: they go by token id at every list length."""
     row = [(Request("a", seed, temperature=temperature, top_p=top_p), 3)]
@@ -299,7 +299,7 @@ def test_the_short_list_changes_nothing(
     full = decoding._TOP_K
     (chosen,) = sample(values, row)
     try:
-        decoding._TOP_K = keep
+        decoding._TOP_K = tuple(keep)
         assert sample(values, row) == [chosen]
     finally:
         decoding._TOP_K = full
