@@ -103,7 +103,10 @@ def test_injected_values_count_and_numbers_become_floats_where_floats_are_meant(
         ({"gamma": 1.01}, r"parameter gamma = 1.01 must be between 0 and 1"),
         ({"gamma": float("nan")}, r"parameter gamma = nan must be between 0 and 1"),
         ({"penalty_scale": 0.1}, r"parameter penalty_scale = 0.1 must be 0 or less"),
-        ({"max_episodes": 100}, r"parameter max_episodes = 100 must be a multiple of episodes_per_update = 16"),
+        (
+            {"max_episodes": 100, "episodes_per_update": 16},
+            r"parameter max_episodes = 100 must be a multiple of episodes_per_update = 16",
+        ),
         ({"num_envs": 0}, r"parameter num_envs = 0 must be more than 0"),
     ],
     ids=lambda value: repr(value) if isinstance(value, dict) else "",
