@@ -38,9 +38,7 @@ class Parameters:
     train_limit: "Optional[int]" = None  # train on this many problems of the split, None for all
     eval_split: str = "test"  # split that is scored, "validation" while tuning
     eval_limit: "Optional[int]" = None  # score this many problems of the split, None for all
-    visible_tests: "Union[int, str]" = (
-        1  # asserts shown to models and agent, 1 is leak-free and "all" is the published protocol
-    )
+    visible_tests: "Union[int, str]" = 1  # asserts shown to models and agent: 1 (leak-free) or "all" (published)
     # Models
     code_model: str = "smollm2-135m"  # writes the programs: hub name, local folder or "smollm2-135m"
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
@@ -730,7 +728,10 @@ class PPOAgent(nn.Module):
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * (1 - progress)
         size, logs, first = len(batch["actions"]), defaultdict(list), None
         variance = batch["returns"].var(correction=0)
-        explained = 1 - (batch["returns"] - batch["values"]).var(correction=0) / variance if variance > 0 else torch.nan
+        unexplained = (batch["returns"] - batch["values"]).var(correction=0)
+        explained = (
+            (1 - unexplained / variance).item() if variance > 1e-8 else None
+        )  # equal returns: nothing to explain
         for _ in range(self.config.update_epochs):
             for rows in torch.randperm(size, generator=generator).tensor_split(min(self.config.minibatches, size)):
                 total, logged, deviation = self.loss(batch, rows)
@@ -742,7 +743,7 @@ class PPOAgent(nn.Module):
                 for name, value in logged.items():
                     logs[name].append(value.item())
         means = {name: float(np.mean(values)) for name, values in logs.items()}
-        return {**means, "explained_variance": float(explained), "first_ratio_deviation": first}
+        return {**means, "explained_variance": explained, "first_ratio_deviation": first}
 
 
 def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=False):
@@ -752,6 +753,8 @@ def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=F
     holds the B transitions of active slots: observations [B, size], actions, log_probs, values, advantages, returns,
     rewards [B]. With ``bootstrap``, gamma x V(final observation) is added to the reward where an episode was truncated.
     """
+    if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.SAME_STEP:
+        raise ValueError("rollout needs a vector environment with autoreset_mode=SAME_STEP")
     records, config = defaultdict(list), agent.config
     while len(records["rewards"]) < steps if steps else infos["active"].any():
         active = infos.get("active", np.ones(envs.num_envs, bool))
