@@ -51,7 +51,11 @@ def synthetic_curves(
     for (name, value), colour in zip(fixed.items(), COLOURS[1:], strict=False):
         axis.axhline(value, color=colour, linestyle="--", label=f"always {name}")
     axis.axhline(oracle, color="black", label="oracle")
-    axis.set(xlabel=f"PPO updates ({steps_per_update} steps each)", ylabel="expected return per episode", title="Synthetic task")
+    axis.set(
+        xlabel=f"PPO updates ({steps_per_update} steps each)",
+        ylabel="expected return per episode",
+        title="Synthetic task",
+    )
     axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.12))
     return figure
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ppo_codet5.helpers.problems import Problem, load_problems
 from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
 
-LIMITS = Limits(cpu_seconds=0.25, wall_factor=20.0)
+LIMITS = Limits(cpu_seconds=0.1, wall_factor=40.0)
 MUTANTS = 4000
 
 
@@ -118,7 +118,7 @@ def problems() -> list[Problem]:
 
 
 def test_mutants_of_references(sandbox: Sandbox, problems: list[Problem]) -> None:
-    compare(sandbox, list(mutants(problems, 400)))
+    compare(sandbox, list(mutants(problems, 300)))
 
 
 @pytest.mark.slow
