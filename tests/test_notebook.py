@@ -158,12 +158,10 @@ def check_run(folder: Path, done: subprocess.CompletedProcess) -> None:
     assert "done in" in done.stdout
 
 
-@pytest.mark.slow
 def test_it_runs_headless_with_the_real_small_model(tmp_path: Path) -> None:
     check_run(tmp_path, run(tmp_path))
 
 
-@pytest.mark.slow
 def test_it_runs_headless_with_an_encoder_decoder_and_reads_what_is_complete(tmp_path: Path) -> None:
     """CodeT5+ in shape, a few thousand random weights in size; the second time nothing is run again."""
     models = {"code_model": save_t5(tmp_path / "t5"), "rewriter_model": save_llama(tmp_path / "llama")}
