@@ -13,8 +13,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +67,21 @@ def die_at(write: int, after: bool) -> None:
     runs.os.replace = counted  # type: ignore[assignment]
 
 
-def train(folder: Path, changes: dict[str, Any], ready: Event, write: int = 0, after: bool = False) -> None:
+def train(folder: Path, changes: dict[str, Any], ready: Connection, write: int = 0, after: bool = False) -> None:
     """Train with scripted models; the fork server's child."""
     with scripted_parts() as parts:
         trainer = PPOCodeT5Trainer(small(**changes), parts=parts)
         if write:
             die_at(write, after)
-        ready.set()
+        ready.send(True)
         trainer.train(folder, report=lambda line: None)
 
 
-def train_real(folder: Path, changes: dict[str, Any], ready: Event) -> None:
+def train_real(folder: Path, changes: dict[str, Any], ready: Connection) -> None:
     """Train with the models that the config names."""
     config = small(**changes)
     parts = load_parts(config)
-    ready.set()
+    ready.send(True)
     PPOCodeT5Trainer(config, parts=parts).train(folder, report=lambda line: None)
 
 

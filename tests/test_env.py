@@ -253,6 +253,24 @@ def test_feedback_tells_result_similarity_and_edits(make, sandbox: Sandbox) -> N
     assert "midpoint(2, 6) fails: exception ZeroDivisionError" in feedback(TRAIN[0], TRAIN[0].tests[:1], crashing)
 
 
+@pytest.mark.parametrize(
+    "test, program, expected",
+    [
+        ("assert f('a==b') == 1", "def f(x):\n    return 2", "f('a==b') should be 1 but is 2."),
+        ("assert f(3) == 'a==b'", "def f(x):\n    return 2", "f(3) should be 'a==b' but is 2."),
+        ("assert f(3)", "def f(x):\n    return 0", "f(3) should be true, the value is 0."),
+        ("assert not f(3)", "def f(x):\n    return 7", "not f(3) should be true, the value is 7."),
+        ("assert f(3) is None", "def f(x):\n    return 7", "f(3) is None should be true, the value is 7."),
+        ("assert f(3) != 7", "def f(x):\n    return 7", "f(3) != 7 should be true, the value is 7."),
+        ("assert f(3) == 7", "def f(x):\n    return 7", "f(3) is right."),
+    ],
+)
+def test_feedback_reads_right_for_asserts_of_every_form(sandbox: Sandbox, test, program, expected) -> None:
+    problem = replace(MIDPOINT, tests=(test,))
+    (verdict,) = sandbox.run([Program(program, (test,))])
+    assert feedback(problem, (test,), verdict).startswith(expected)
+
+
 # Leak-freeness: what models and agent see depends on the visible assert alone
 
 HIDDEN = (

@@ -132,10 +132,10 @@ def test_another_seed_gives_another_run(parts: Parts, tmp_path: Path) -> None:
 def start(server: ForkServerContext, folder: Path, **how):
     from killable import train
 
-    ready = server.Event()
-    process = server.Process(target=train, args=(folder, SIX_UPDATES, ready), kwargs=how)
+    ready, its = server.Pipe()
+    process = server.Process(target=train, args=(folder, SIX_UPDATES, its), kwargs=how)
     process.start()
-    assert ready.wait(60)
+    assert ready.poll(60) and ready.recv()
     return process
 
 
@@ -266,6 +266,25 @@ def test_wrong_checkpoints_are_refused_in_one_sentence(parts: Parts, tmp_path: P
     assert trainer.agent is None
 
 
+def test_an_evaluation_of_nothing_and_an_unknown_control_are_refused(parts: Parts, tmp_path: Path) -> None:
+    trainer = PPOCodeT5Trainer(small(), parts=parts)
+    for name in ("resample", "ppo", "ppo_sampled", ""):
+        with pytest.raises(RunError, match=r"unknown control .*resampling.*random"):
+            trainer.control(name, tmp_path / "run", report=quiet)
+    trainer.agent = trainer.new_agent()
+    for count in (0, -1):
+        with pytest.raises(RunError, match=f"num_episodes = {count} must be"):
+            trainer.evaluate(num_episodes=count, output_dir=tmp_path / "run", report=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_on_a_finished_folder_takes_over_its_agent(whole: tuple[Path, dict], parts: Parts) -> None:
+    trainer = PPOCodeT5Trainer(small(**SIX_UPDATES), parts=parts)
+    trainer.agent = trainer.new_agent()  # another one, loaded before
+    trainer.train(whole[0], report=quiet)
+    assert all(torch.equal(tensor, weights(whole[0])[key]) for key, tensor in trainer.agent.state_dict().items())
+
+
 def test_controls_share_the_random_numbers_of_the_agent(parts: Parts, tmp_path: Path) -> None:
     rows, trainer = {}, PPOCodeT5Trainer(small(eval_limit=8), parts=parts)
     for name in ("resampling", "random"):
@@ -303,10 +322,10 @@ def test_smollm2_float32_repeats_byte_for_byte_cold_warm_and_killed(server: Fork
     for name, cache, kill in (("cold", "a", False), ("warm", "a", False), ("killed", "b", True), ("none", None, False)):
         changes = {**few, "generation_cache": str(tmp_path / cache) if cache else None}
         while not (tmp_path / name / "summary.json").exists():
-            ready = server.Event()
-            process = server.Process(target=train_real, args=(tmp_path / name, changes, ready))
+            ready, its = server.Pipe()
+            process = server.Process(target=train_real, args=(tmp_path / name, changes, its))
             process.start()
-            assert ready.wait(120)
+            assert ready.poll(300) and ready.recv()
             while kill and process.is_alive() and not (tmp_path / name / "checkpoint.pt").exists():
                 time.sleep(0.01)
             if kill:  # in the second update, which starts over from the first one's checkpoint
