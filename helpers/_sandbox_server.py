@@ -27,7 +27,6 @@ import json
 import mmap
 import os
 import resource
-import select
 import signal
 import struct
 import time
@@ -94,7 +93,8 @@ VALUE_DEPTH = 200
 TEXT_CHARS = 400  # of an exception's text; the client cuts further
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
-HAS_PIDFD = False  # Linux since 5.3; found out by serve()
+CAN_WAIT = hasattr(signal, "sigtimedwait")  # not on macOS
+CHILD_SIGNAL = {signal.SIGCHLD}
 PRELOAD = "array bisect cmath copy datetime enum functools heapq itertools math operator re string typing"
 
 
@@ -373,37 +373,36 @@ def cpu_clock(pid: int) -> float:
         return 0.0
 
 
-def wait_exit(pid: int, pidfd: int, seconds: float) -> tuple[int, resource.struct_rusage] | None:
+def wait_exit(pid: int, seconds: float) -> tuple[int, resource.struct_rusage] | None:
     """Wait status and resources of the process if it ends within ``seconds``, else None."""
-    if pidfd >= 0:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return os.wait4(pid, 0)[1:] if poll.poll(seconds * 1000 + 1) else None
-    end, pause = time.monotonic() + seconds, 0.0002
+    end = 0.0
     while True:
+        if CAN_WAIT:
+            signal.sigtimedwait(CHILD_SIGNAL, seconds)
+        else:
+            time.sleep(min(seconds, 0.0005))
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
             return status, usage
-        if time.monotonic() > end:
+        now = time.monotonic()
+        end = end or now + seconds
+        seconds = end - now
+        if seconds <= 0:
             return None
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.01)
 
 
-def watch(
-    pid: int, pidfd: int, job: dict[str, Any], memory: mmap.mmap, started: float
-) -> tuple[bool, int, resource.struct_rusage]:
+def watch(pid: int, job: dict[str, Any], memory: mmap.mmap, started: float) -> tuple[bool, int, resource.struct_rusage]:
     """Wait for the child, kill it at a limit: whether that happened, wait status, resources.
 
     Every phase of the program may use half of the time that is left, the last one all of it.
     """
     phases = len(job["tests"]) - job["start"] + 1
-    done, used, now = -1, 0.0, started
-    cpu_mark, wall_mark = 0.0, started  # at the start of the phase
+    done, cpu_mark, wall_mark = -1, 0.0, started  # phases ended, and the clocks at that moment
     while True:
+        used, now = cpu_clock(pid), time.monotonic()
         _, ended, cpu_then, wall_then = HEADER.unpack_from(memory)
         if ended != done:
-            if done >= 0:  # the child's own figures, as far as they are possible
+            if ended:  # the child's own figures, as far as they are possible
                 cpu_mark, wall_mark = max(cpu_mark, min(cpu_then, used)), max(wall_mark, min(wall_then, now))
             done = ended
             share = 0.5 if done < phases - 1 else 1.0
@@ -412,10 +411,9 @@ def watch(
         if used >= cpu_end or now >= wall_end:
             os.kill(pid, signal.SIGKILL)
             return True, *os.wait4(pid, 0)[1:]
-        outcome = wait_exit(pid, pidfd, max(0.001, min(cpu_end - used, wall_end - now)))
+        outcome = wait_exit(pid, max(0.001, min(cpu_end - used, wall_end - now)))
         if outcome is not None:
             return False, *outcome
-        used, now = cpu_clock(pid), time.monotonic()
 
 
 def children_of_self(descriptor: int) -> list[int]:
@@ -476,14 +474,13 @@ def run(
 ) -> bytes:
     """One program in one child; the bytes of the reply."""
     HEADER.pack_into(memory, 0, 0, 0, 0.0, 0.0)
+    grace = min(job["cpu"], job["wall"], 1.0) / 2
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         child(job, memory, lock_child, alone)
-    pidfd = os.pidfd_open(pid) if HAS_PIDFD else -1
-    killed, status, usage = watch(pid, pidfd, job, memory, started)
-    if pidfd >= 0:
-        os.close(pidfd)
+    outcome = wait_exit(pid, grace)  # at once: what this process writes to while the child lives has to be copied
+    killed, status, usage = watch(pid, job, memory, started) if outcome is None else (False, *outcome)
     wall = time.monotonic() - started
     kill_rest(pid, alone, descriptor)
     clean = not os.listdir(scratch) or empty(scratch)
@@ -585,10 +582,7 @@ def serve(config: dict[str, Any], hello: dict[str, Any]) -> None:
         highest = resource.getrlimit(kind)[1]
         most = value if highest == resource.RLIM_INFINITY else min(value, highest)
         resource.setrlimit(kind, (most, most))
-    global HAS_PIDFD
-    with contextlib.suppress(AttributeError, OSError):
-        os.close(os.pidfd_open(os.getpid()))
-        HAS_PIDFD = True
+    signal.pthread_sigmask(signal.SIG_BLOCK, CHILD_SIGNAL)
     memory = mmap.mmap(-1, REPORT_BYTES)
     lock_child = lock_in(config, hello)
     gc.disable()

@@ -120,7 +120,7 @@ class _Worker:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PIPE_BYTES)
         self.patience = 0
         config = {"fd": theirs.fileno(), "client": os.getpid(), "layers": layers, "temporary": tempfile.gettempdir()}
-        environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC", "LD_BIND_NOW": "1"}
         environment.update({name: os.environ[name] for name in _PASSED_ON if name in os.environ})
         script = Path(__file__).with_name("_sandbox_server.py")
         try:
