@@ -162,11 +162,20 @@ def test_it_runs_headless_with_the_real_small_model(tmp_path: Path) -> None:
     check_run(tmp_path, run(tmp_path))
 
 
-def test_it_runs_headless_with_an_encoder_decoder_and_reads_what_is_complete(tmp_path: Path) -> None:
-    """CodeT5+ in shape, a few thousand random weights in size; the second time nothing is run again."""
-    models = {"code_model": save_t5(tmp_path / "t5"), "rewriter_model": save_llama(tmp_path / "llama")}
-    names = [part for name, path in models.items() for part in ("-p", f"{name}={path.relative_to(tmp_path)}")]
-    check_run(tmp_path, run(tmp_path, *names))
+def tiny_models(folder: Path) -> list[str]:
+    """Arguments that name an encoder-decoder and a rewriter, a few thousand random weights each."""
+    models = {"code_model": save_t5(folder / "t5"), "rewriter_model": save_llama(folder / "llama")}
+    return [part for name, path in models.items() for part in ("-p", f"{name}={path.relative_to(folder)}")]
+
+
+def test_it_runs_headless_with_an_encoder_decoder(tmp_path: Path) -> None:
+    check_run(tmp_path, run(tmp_path, *tiny_models(tmp_path)))
+
+
+@pytest.mark.slow
+def test_what_is_complete_is_read_and_not_run_again(tmp_path: Path) -> None:
+    names = tiny_models(tmp_path)
+    run(tmp_path, *names)
     logs = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.jsonl")}
     again = run(tmp_path, *names)
     check_run(tmp_path, again)
