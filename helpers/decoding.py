@@ -191,7 +191,7 @@ class TransformersGenerator:
     logits, so texts may differ between batches.
     """
 
-    sampler = 1  # part of every cache key: raise it when the same seed may give another text
+    sampler = 2  # part of every cache key: raise it when the same request may give another text
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, revision: str, batch_size: int = 32
@@ -220,10 +220,10 @@ class TransformersGenerator:
         with self._lock, torch.inference_mode():
             rows = [self._row(index, request) for index, request in enumerate(requests)]
             self._decode(rows)
+            self.stats.requests += len(rows)
+            self.stats.prompt_tokens += sum(row.prompt_tokens for row in rows)
+            self.stats.completion_tokens += sum(row.generated for row in rows)
             self.stats.seconds += time.perf_counter() - began
-        self.stats.requests += len(rows)
-        self.stats.prompt_tokens += sum(row.prompt_tokens for row in rows)
-        self.stats.completion_tokens += sum(row.generated for row in rows)
         return [Completion(row.text, row.prompt_tokens, row.generated, row.reason) for row in rows]
 
     # From request to tokens
@@ -240,7 +240,7 @@ class TransformersGenerator:
         else:
             encoder_ids, ids = [], self._encode(prompt + request.prefix, plain)
             prompt_tokens = len(ids)
-        if not (encoder_ids or ids):
+        if not (encoder_ids if self.encoder_decoder else ids):
             raise ModelError(f"Request {index} has an empty prompt: give {self.name} at least one token.")
         if len(ids) >= self._context:
             raise ModelError(

@@ -11,7 +11,7 @@ import re
 RULES = ("none", "function", "line", "fence")
 
 _DEF = re.compile(r"(?:async[ \t]+)?def[ \t]+(\w+)")
-_BLOCK = re.compile(r"(?:async +def|def|class) +(\w+)\W")  # the name is complete once something follows it
+_BLOCK = re.compile(r"(?:async +def|def|class) +(\w+) *[(:\[]")
 _BLOCKS = ("def ", "class ", "async def ")
 _MODULE_LINES = (*_BLOCKS, "import ", "from ", "@", "#")  # what may stand between one function and the next
 _NOT_IN_BRACKETS = ("def ", "class ", "assert ", "import ", "@", "```")  # then a bracket was never closed
@@ -35,7 +35,8 @@ class StopRule:
     - ``none``: never.
     - ``line``: before the first newline that follows some text.
     - ``fence``: after the closing triple backtick (the second one in prefix + text), or after ``[/PYTHON]``.
-    - ``function``: as ``fence``, or before the first line at column 0 that cannot belong to the program. Once the
+    - ``function``: as ``fence``, or before the first line at column 0 that cannot belong to the program (a fence
+      that closes what none has opened is such a line). Once the
       function named last by ``def NAME(`` in the prefix has a body, only a helper that is used above and not yet
       defined may follow. Without such a name any function counts, and definitions, imports, decorators and comments
       may follow it. Strings and brackets are lexed, so a docstring at column 0 ends nothing.
@@ -81,10 +82,14 @@ class StopRule:
         self._ticks = self._ticks + 1 if char == "`" else 0
         if self._ticks == 3:
             self._ticks = 0
-            self._fences += 1
-            if self._fences > 1:
-                return len(self._text)
-            self._forget_code()  # what stood before the opening fence is prose
+            if self._defined and not self._fences:  # code that no fence opened: one on a line of its own closes it
+                if self._text[self._line_start :] == "```" and not self._quote:
+                    return self._line_start
+            else:
+                self._fences += 1
+                if self._fences > 1:
+                    return len(self._text)
+                self._forget_code()  # what stood before the opening fence is prose
         if self._text.endswith("[/PYTHON]"):
             return len(self._text)
         if self.rule == "function":
@@ -127,7 +132,7 @@ class StopRule:
 
     def _lex(self, line: str) -> None:
         """Carry strings and brackets over the end of ``line``; note when a function's body has begun."""
-        if not self._defined or "```" in line:
+        if not self._defined:
             return
         at = 0
         while at < len(line):

@@ -346,6 +346,23 @@ def test_the_same_model_is_loaded_once_and_let_go(folders: dict[str, Path], tmp_
     assert first.revision == copy.revision != other.revision  # by content
 
 
+def test_packed_layers_compute_the_same_and_are_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_llama(tmp_path / "packed")
+    packed = load_generator(str(folder), device="cpu")
+
+    def missing(linear: torch.nn.Linear) -> None:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
+
+    monkeypatch.setattr(decoding, "PackedLinear", missing)
+    plain = load_generator(str(save_llama(tmp_path / "plain")), device="cpu")
+    assert any(type(module) is torch.nn.Linear for module in plain.model.modules())
+    ids = torch.arange(4, 60)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(packed.model(ids).logits, plain.model(ids).logits, rtol=1e-4, atol=1e-3)
+    requests = mixed_requests(8)
+    assert packed.generate(requests) == plain.generate(requests)
+
+
 def test_bfloat16_runs_both_kinds(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         half = load_generator(str(folder), dtype="bfloat16", device="cpu")

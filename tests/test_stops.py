@@ -34,6 +34,14 @@ def test_function_rule_after_a_forced_definition(kept: str, dropped: str) -> Non
     assert cut(FENCED + kept, "function", FENCED) == FENCED + kept
 
 
+def test_function_rule_on_bare_code() -> None:
+    """A completion of plain code: a fence after it was never opened, so it closes the code and is left out."""
+    code = 'def f(x):\n    """As ```this```:\n```\nf(1)\n```\n"""\n    return x\n'
+    assert cut(code + "```\n\nThis is it.", "function", "def f(") == code
+    assert cut(code + "print(f(1))", "function", "def f(") == code
+    assert cut(code + "```\nThis is it.", "function") == code
+
+
 def test_function_rule_without_a_forced_definition() -> None:
     program = "import re\nLIMIT = 3\n\ndef a(x):\n    return x\n\n# and\n@cache\ndef b(x):\n    return a(x)\nfrom os import path\n"
     assert cut(program + "print(b(1))", "function") == program
