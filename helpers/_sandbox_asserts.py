@@ -221,6 +221,7 @@ def equal(value: Any, expected: Any) -> bool:
 
 
 def truth(value: Any) -> bool:
+    """``bool(decoded value)``; of a value that could not be sent, what the child says."""
     if isinstance(value, dict):
         [(kind, body)] = value.items()
         if kind == "o":
@@ -236,10 +237,12 @@ def show(value: Any, room: int = MESSAGE_CHARS) -> str:
     return cut("".join(parts), room)
 
 
-_BRACKETS = {"t": "()", "s": "{}", "d": "{}"}
+_BRACKETS = {"l": ("[", "]"), "t": ("(", ")"), "s": ("{", "}"), "d": ("{", "}")}
 
 
 def _show_into(value: Any, parts: list[str], room: list[int]) -> None:
+    """Append the repr to ``parts`` until the characters of ``room``, a list of one number, are used up."""
+
     def put(text: str) -> None:
         parts.append(text)
         room[0] -= len(text)
@@ -251,8 +254,8 @@ def _show_into(value: Any, parts: list[str], room: list[int]) -> None:
     if isinstance(value, dict):
         kind = next(iter(value))
         items = value[kind]
-    if kind in ("l", "t", "s", "d"):
-        opening, closing = tuple(_BRACKETS.get(kind, "[]"))
+    if kind in _BRACKETS:
+        opening, closing = _BRACKETS[kind]
         if kind == "s" and not items:
             return put("set()")
         if kind == "s" and len(items) > 1000:
