@@ -4,8 +4,6 @@ PYTHON ?= python3
 PROFILE ?= laptop
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes that spin on the same cores slow each other down many times over.
-export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test test-slow lint assets clean

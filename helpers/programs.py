@@ -43,6 +43,18 @@ def extract_program(reply: str, entry_point: str) -> tuple[str, str]:
     return program, "+".join(notes)
 
 
+def sides(test: str) -> tuple[str, str]:
+    """Both sides of ``assert call == expected`` as text; of any other assert the whole condition and ``""``."""
+    statement = ast.parse(test).body[0]
+    if not isinstance(statement, ast.Assert):
+        raise ValueError(f"not an assert: {test}")
+    condition = statement.test
+    if isinstance(condition, ast.Compare) and len(condition.ops) == 1 and isinstance(condition.ops[0], ast.Eq):
+        left, right = (ast.get_source_segment(test, side) or "" for side in (condition.left, condition.comparators[0]))
+        return left, right
+    return ast.get_source_segment(test, condition) or "", ""
+
+
 def _tree(text: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escape sequences in generated code

@@ -21,7 +21,7 @@ from ppo_codet5.helpers.gencache import CachedGenerator
 from ppo_codet5.helpers.lexicon import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
 from ppo_codet5.helpers.problems import load_problems, problem_set_hash
-from ppo_codet5.helpers.programs import extract_program
+from ppo_codet5.helpers.programs import extract_program, sides
 from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
 from torch import nn
 from torch.distributions import Categorical
@@ -61,7 +61,7 @@ class Parameters:
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
     # Environment
-    max_steps: int = 4  # generations per episode, the budget
+    max_steps: int = 3  # generations per episode, the budget
     num_envs: int = 48  # problems stepped at once
     success_reward: float = 1.0  # added when all visible asserts pass
     penalty_scale: float = -0.1  # added at each step
@@ -95,6 +95,12 @@ class Parts:
     lexicon: Lexicon
     embedder: Embedder
     sandbox: Sandbox
+
+    def record(self):
+        """What ``config.json`` says of them."""
+        models = {"code": self.code, "rewriter": self.rewriter}
+        used = {role: {"name": model.name, "revision": model.revision} for role, model in models.items()}
+        return {**used, "sandbox": self.sandbox.level, "tagger": self.lexicon.tagger_name}
 
 
 def load_parts(config, code=None, rewriter=None):
@@ -236,14 +242,15 @@ class ReflexionMemory:
 def feedback(problem, asserts, verdict, similarity=1.0, edits=()):
     """What the visible asserts say of an attempt, in words, with the similarity of the prompt and the edits so far."""
     lines = []
-    for test, outcome, message in list(zip(asserts, verdict.outcomes, verdict.messages, strict=False)):
-        call, _, expected = test.removeprefix("assert ").partition("==")
+    for test, outcome, message in zip(asserts, verdict.outcomes, verdict.messages, strict=False):
+        call, expected = sides(test)
         if outcome == "pass":
-            lines.append(f"{call.strip()} is right.")
+            lines.append(f"{call} is right.")
         elif outcome == "wrong_value":
-            lines.append(f"{call.strip()} should be {expected.strip()} but is {message}.")
+            wanted = f"should be {expected} but is" if expected else "should be true, the value is"
+            lines.append(f"{call} {wanted} {message}.")
         else:
-            lines.append(f"{call.strip()} fails: {outcome.replace('_', ' ')} {message}".strip() + ".")
+            lines.append(f"{call} fails: {outcome.replace('_', ' ')} {message}".strip() + ".")
     tried = f" Edits tried: {', '.join(edits)}." if edits else ""
     return " ".join(lines) + f" The prompt's similarity to the original is {similarity:.2f}.{tried}"
 
@@ -953,30 +960,22 @@ def evaluate_policy(run, world, choose, state):
 class PPOCodeT5Trainer:
     """Trains and evaluates the agent, and the controls beside it, in run directories.
 
-    ``config``: the parameters of this notebook. ``code`` and ``rewriter`` replace the generators that it names, for a
-    server or a test; ``parts`` replaces all that is loaded.
+    ``code`` and ``rewriter`` replace the generators that ``config`` names; ``parts`` replaces all that is loaded.
     """
 
     def __init__(self, config, code=None, rewriter=None, parts=None):
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
         self.problems = {split: load_split(config, split) for split in ("train", config.eval_split)}
-        self.agent = None
+        self.scored, self.agent = self.problems[config.eval_split], None
 
     @property
     def parts(self):
         self._parts = self._parts or load_parts(self.config, *self.given)
         return self._parts
 
-    @property
-    def scored(self):
-        """The problems that are scored."""
-        return self.problems[self.config.eval_split]
-
     def identity(self, strategy, problems):
         """What decides the content of a run; a run directory belongs to one identity."""
-        values = {
-            name: value for name, value in vars(self.config).items() if name not in ("run_dir", "generation_cache")
-        }
+        values = {k: v for k, v in vars(self.config).items() if k not in ("run_dir", "generation_cache")}
         hashes = {"train": problem_set_hash(self.problems["train"]), "scored": problem_set_hash(problems)}
         return {"strategy": strategy, **values, **hashes, "task_ids": [problem.task_id for problem in problems]}
 
@@ -992,17 +991,22 @@ class PPOCodeT5Trainer:
 
     def train(self, output_dir, report=print):
         """Train, save ``final_model.pt``, evaluate by argmax and sampled; resumes. Returns the summary."""
+        self.agent = None
         summary = self.run(output_dir, "ppo", ("ppo", "ppo_sampled"), self.scored, report)
         return summary if self.agent else self.load(Path(output_dir) / "final_model.pt") and summary
 
     def control(self, strategy, output_dir, report=print):
         """Evaluate "resampling" or "random" in a run directory of its own; returns the summary."""
+        if strategy not in ("resampling", "random"):
+            raise runs.RunError(f"unknown control {strategy!r}; choose resampling or random")
         return self.run(output_dir, strategy, (strategy,), self.scored, report)
 
     def evaluate(self, num_episodes=None, output_dir=None, report=print):
         """Score the agent on the first ``num_episodes`` problems that are scored; returns the summary."""
         if self.agent is None:
             raise runs.RunError("no agent to evaluate: call train() or load(checkpoint) first")
+        if num_episodes is not None and num_episodes < 1:
+            raise runs.RunError(f"num_episodes = {num_episodes} must be more than 0, or None for all")
         weights = runs.stable_hash(*(tensor.tolist() for tensor in self.agent.state_dict().values()))
         with runs.scratch(output_dir) as folder:
             return self.run(folder, f"evaluation of agent {weights:x}", ("ppo",), self.scored[:num_episodes], report)
@@ -1014,10 +1018,7 @@ class PPOCodeT5Trainer:
             report(f"{output_dir} is complete: read, not run again")
             return finished
         parts = self.parts
-        models = {"code": parts.code, "rewriter": parts.rewriter}
-        record = {role: {"name": model.name, "revision": model.revision} for role, model in models.items()}
-        record |= {"sandbox": parts.sandbox.level, "tagger": parts.lexicon.tagger_name}
-        with runs.Run(output_dir, identity, record) as run:
+        with runs.Run(output_dir, identity, parts.record()) as run:
             state = run.state or {"update": 0, "memory": [], "evaluated": {}}
 
             def world(phase, strategy, problems):

@@ -165,7 +165,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
     args = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     root = str(Path(ppo_codet5.__file__).parent.parent)  # the kernel finds the package in any folder
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     started = time.monotonic()
