@@ -35,6 +35,7 @@ lint: $(BIN)/.requirements-dev
 	$(BIN)/ruff format --check helpers tests tools benchmarks ppo_codet5/__init__.py ppo_codet5/reproduce.py
 	$(BIN)/mypy
 	$(BIN)/python tools/sync_notebooks.py --check
+	$(BIN)/python tools/update_readme.py --check
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
