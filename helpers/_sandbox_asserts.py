@@ -70,18 +70,20 @@ def _candidate(node: ast.expr) -> bool:
     return bool(name) and name not in _BUILTINS and not (attribute and name in _MODULES)
 
 
-def _wrapped(node: ast.expr, shadowed: bool) -> bool:
+def _wrapped(node: ast.expr, whole: ast.expr) -> bool:
     """A value of the program, maybe inside builtins of one argument, as in ``sorted(f(x))``: no other data in it.
 
-    ``shadowed``: the assert has no name but those of builtins, so the program's function has such a name.
+    If all names in the ``whole`` condition are those of builtins, the program's function has such a name itself.
     """
-    if shadowed:
-        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    while isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BUILTINS:
-        if len(node.args) != 1 or node.keywords:
-            return False
-        node = node.args[0]
-    return _candidate(node)
+    inner = node
+    while isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id in _BUILTINS:
+        if len(inner.args) != 1 or inner.keywords:
+            break
+        inner = inner.args[0]
+    if _candidate(inner):
+        return True
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    return is_call and all(part.id in _BUILTINS for part in ast.walk(whole) if isinstance(part, ast.Name))
 
 
 class _Extract(ast.NodeTransformer):
@@ -127,20 +129,19 @@ def ask(test: str) -> Question:
         if not isinstance(statement, ast.Assert):
             return plain
         node = statement.test
-        shadowed = all(part.id in _BUILTINS for part in ast.walk(node) if isinstance(part, ast.Name))
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPERATORS:
             kind = _OPERATORS[type(node.ops[0])]
             for side, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
-                if _wrapped(side, shadowed):
+                if _wrapped(side, node):
                     try:
                         expected = ast.literal_eval(other)
                     except (ValueError, TypeError):
                         continue
                     if kind in ("eq", "ne") or expected is None or isinstance(expected, bool):
                         return Question(kind, (_segment(test, side),), expected)
-        if _wrapped(node, shadowed):
+        if _wrapped(node, node):
             return Question("truth", (_segment(test, node),))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and _wrapped(node.operand, shadowed):
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and _wrapped(node.operand, node):
             return Question("falsehood", (_segment(test, node.operand),))
         extract = _Extract(test)
         rest = ast.unparse(ast.fix_missing_locations(extract.visit(node)))

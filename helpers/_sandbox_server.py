@@ -95,7 +95,7 @@ FILE_BYTES = 1 << 20
 OPEN_FILES = 64
 CAN_WAIT = hasattr(signal, "sigtimedwait")  # not on macOS
 CHILD_SIGNAL = {signal.SIGCHLD}
-PRELOAD = "array bisect cmath copy datetime enum functools heapq itertools math operator re string typing"
+PRELOAD = "bisect copy datetime enum functools heapq itertools math operator re string typing"
 
 
 # ---------------------------------------------------------------------------------------------------------- the child
