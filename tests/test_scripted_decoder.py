@@ -96,7 +96,7 @@ def test_a_perfect_decoder_scores_one(
     assert len(envs.finished) == len(problems)
 
     trainer = PPOCodeT5Trainer(config, parts=parts)
-    trainer.problems = {"test": problems[:half], "train": problems[half:]}
+    trainer.problems, trainer.scored = {"train": problems[half:]}, problems[:half]
     summary = trainer.train(tmp_path / "run", report=quiet)
     assert trainer.control("random", tmp_path / "random", report=quiet)["scores"]["random"]["pass_at_1"] == 1.0
     for score in summary["scores"].values():
