@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -354,13 +355,17 @@ LEVELS = {"auto": "auto", "landlock+seccomp": "landlock,seccomp", "seccomp": "se
 
 
 @pytest.fixture(scope="module", params=LEVELS)
-def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    try:
-        with Sandbox(workers=1, layers=LEVELS[request.param]) as sandbox:
-            sandbox.run([Program("def f(x): return x", ("assert f(1) < 2",))])  # starts the worker that compares, too
-            yield sandbox
-    except SandboxError as error:
-        pytest.skip(f"this machine has no level {request.param}: {error}")
+def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    folder = tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        try:
+            with Sandbox(workers=1, layers=LEVELS[request.param]) as sandbox:
+                sandbox.run([Program("def f(x): return x", ("assert f(1) < 2",))])  # starts the one that compares, too
+                yield sandbox
+        except SandboxError as error:
+            pytest.skip(f"this machine has no level {request.param}: {error}")
+    assert not list(folder.iterdir())  # after all programs of this file
 
 
 def server_tree(sandbox: Sandbox) -> set[int]:
