@@ -1,0 +1,220 @@
+"""The benchmark scripts on a tiny random model: what must hold at any size. No times are asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from ppo_codet5.helpers.lexicon import Lexicon
+from ppo_codet5.helpers.models import Request, load_generator
+from ppo_codet5.helpers.sandbox import Sandbox
+from scripted import BagOfWords
+from tiny import save_llama
+
+import ppo_codet5.core as core
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import _common
+import rollout
+import scaling
+
+SIZES = {"many": 7, "few": 4, "own": 2, "published": 4, "updates": 1, "mutations": 20}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_llama(tmp_path_factory.mktemp("models") / "tiny-llama", context=1024))
+
+
+@pytest.fixture
+def in_process(lexicon: Lexicon, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Loops run here and not in children, with a light embedder: what takes the time of a child is its imports."""
+    sandbox = Sandbox(workers=1)
+
+    def load_parts(config, code=None, rewriter=None):
+        def generator(name):
+            return load_generator(name, config.dtype, config.device, config.batch_size)
+
+        models = code or generator(config.code_model), rewriter or generator(config.rewriter_model)
+        return core.Parts(*models, lexicon, BagOfWords(), sandbox)
+
+    def run_child(loop, options):
+        job = json.loads(json.dumps({"loop": asdict(loop), "options": options}))
+        run = rollout.training if loop.kind == "training" else rollout.rollout
+        return {**asdict(loop), **json.loads(json.dumps(run(rollout.Loop(**job["loop"]), job["options"])))}
+
+    monkeypatch.setattr(core, "load_parts", load_parts)
+    monkeypatch.setattr(rollout, "SQUARE", 64)
+    monkeypatch.setattr(rollout, "COPIED", 4096)
+    for script in (rollout, scaling):
+        monkeypatch.setattr(script, "run_child", run_child)
+    yield
+    sandbox.close()
+
+
+def settings(model: str, **changes: object) -> str:
+    few = {"train_limit": 8, "max_new_tokens": 20, "rewrite_tokens": 8, "reflection_tokens": 5, "max_steps": 3}
+    return json.dumps(
+        {**few, "code_model": model, "rewriter_model": model, "episodes_per_update": 4, "num_envs": 4, **changes}
+    )
+
+
+def main(script: object, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    script.main()  # type: ignore[attr-defined]
+
+
+def test_rollout(
+    in_process: None, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "rollout.json"
+    sizes = ["--sizes", json.dumps(SIZES), "--num-envs", "3", "--config", settings(model)]
+    main(rollout, monkeypatch, *sizes, "--output", str(output))
+    record, text = json.loads(output.read_text()), capsys.readouterr().out
+    results = {result["name"]: result for result in record["loops"]}
+    assert set(results) == {loop.name for loop in rollout.loops(SIZES)}
+    for name, result in results.items():
+        assert "error" not in result and name in text
+        assert sum(result["shares"].values()) == pytest.approx(1)
+        assert all(result["shares"][kind] > 0 for kind in ("generation", "rewriting", "mutation", "sandbox"))
+        assert result["steps_per_second"] * result["seconds"] == pytest.approx(result["steps"])
+        assert result["tokens"] > result["steps"] and result["peak_memory_mb"] > 50
+        assert ("floor" in result) == ("forward_share" in result) == (result["kind"] in OWN)
+        if "floor" in result:
+            assert 0 < result["forward_share"] < 1
+            assert result["floor"]["written_tokens"] == result["generator"]["completion_tokens"] == result["tokens"]
+            assert result["floor"]["floor_seconds"] > 0
+    assert results["batched float32"]["steps"] > results["batched float32, few"]["steps"] >= SIZES["few"]
+
+    # In float32 all loops write the same programs, and those who play the same episodes the same lists of them
+    pairs = {(pair["first"], pair["second"]): pair for pair in record["programs"]}
+    for other in ("reference float32", "batched float32, few", "published float32"):
+        pair = pairs["batched float32", other]
+        assert pair["equal"] == pair["attempts_in_both"] == results[other]["steps"] and not pair["attempts_in_one_only"]
+        assert pair["divergence"] == 0
+    digests = {name: result.get("programs_sha256") for name, result in results.items()}
+    assert digests["batched float32, few"] == digests["reference float32"] != digests["batched float32"]
+    # Without the early stop, the same programs took more tokens
+    assert results["published float32"]["tokens"] > results["reference float32"]["tokens"]
+
+    trained = results["training bfloat16"]
+    assert trained["cache"]["first"]["misses"] > 0 == trained["cache"]["second"]["misses"]
+    assert trained["cache"]["second"]["hits"] > 0 and trained["cache"]["second"]["hit_rate"] == 1
+    assert trained["shares"]["ppo"] > 0 and 4 <= trained["steps"] <= 12
+    assert 0 < trained["mutation"]["changed_share"] <= 1 and trained["mutation"]["prompts"] == 20
+
+    assert {item["name"].split(":")[0].strip() for item in record["checks"]} >= {"training", "same programs, float32"}
+    assert len(record["checks"]) == 13
+    assert {"torch", "transformers", "python"} <= set(record["machine"]["versions"])
+    assert record["machine"]["cores"] >= 1 and record["machine"]["cpu_model"]
+    folders = json.dumps({**record, "options": {}})
+    assert str(tmp_path) not in folders and str(Path.home()) not in folders and str(_common.ROOT) not in folders
+
+
+OWN = ("batched", "own decoder", "training")
+
+
+def test_scaling(in_process: None, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, figure = tmp_path / "scaling.json", tmp_path / "scaling.png"
+    points = ["--envs", "1,2", "--per-env", "1", "--least", "2", "--queues", "2,3", "--num-envs", "2"]
+    files = ["--output", str(output), "--figure", str(figure)]
+    main(scaling, monkeypatch, *points, *files, "--dtype", "float32", "--config", settings(model))
+    record = json.loads(output.read_text())
+    rows = [(row["series"], row["environments"], row["episodes"]) for row in record["points"]]
+    assert rows == [("environments", 1, 2), ("environments", 2, 2), ("queue", 2, 2), ("queue", 2, 3)]
+    one, two, again, three = record["points"]
+    assert one["programs_sha256"] == two["programs_sha256"] != three["programs_sha256"]
+    assert {**again, "series": ""} == {**two, "series": ""}  # measured once
+    assert all(row["ms_per_step"] * row["steps_per_second"] == pytest.approx(1000) for row in record["points"])
+    assert set(record["flat_or_falling"]) == {"environments", "queue"} and record["machine"]["cpu_model"]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loop_that_fails_is_reported_and_the_others_are_kept(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a real child process."""
+    failed = rollout.run_child(
+        rollout.Loop("batched float32", "batched", "float32", 1),
+        {"num_envs": 1, "config": {"code_model": "no-such-model"}, "seed": 0, "threads": 1},
+    )
+    assert "no-such-model" in failed["error"] and "exit status 1" in failed["error"]
+    meter = rollout.Meter()
+    meter.stop()
+    meter.passed = {"seconds": 2.0, "busy": 3.0, "own": 2.0}
+    good = {
+        **asdict(rollout.Loop("reference float32", "reference", "float32", 1)),
+        **{"programs": [[1, 0, 0, "task", "code"]], "solved_share": 0.5, "visible_solved_share": 1.0},
+        **meter.result([{"completion_tokens": 3, "rewriter_completion_tokens": 4}], {"generation": 1.5}),
+    }
+    results = iter([failed, good])
+    monkeypatch.setattr(rollout, "run_child", lambda loop, options: next(results))
+    monkeypatch.setattr(rollout, "loops", lambda size: [rollout.Loop(r["name"], "", "", 1) for r in (failed, good)])
+    with pytest.raises(SystemExit) as stopped:
+        main(rollout, monkeypatch, "--output", str(tmp_path / "out.json"))
+    assert stopped.value.code == 1
+    first, second = json.loads((tmp_path / "out.json").read_text())["loops"]
+    assert (
+        first["error"] == failed["error"] and second["steps_per_second"] == 0.5 and second["tokens_per_second"] == 3.5
+    )
+    assert second["shares"] == {**dict.fromkeys(rollout.KINDS, 0.0), "generation": 0.75, "other": 0.25}
+    assert second["others_share"] == 0.5 / _common.cores() and second["peak_memory_mb"] > 50
+    assert "no-such-model" in capsys.readouterr().out
+
+
+def test_programs_are_compared_by_attempt() -> None:
+    ours = [[1, 0, 0, "p", "a"], [1, 0, 1, "p", "b"], [1, 0, 2, "p", "c"], [2, 0, 0, "p", "d"]]
+    other = [[1, 0, 0, "p", "a"], [1, 0, 1, "q", "b"], [1, 0, 3, "p", "x"]]
+    assert rollout.same_programs(ours, other) == {
+        "attempts_in_both": 2,
+        "attempts_in_one_only": 2,  # problem 2 is not of both loops, and does not count
+        "equal": 1,
+        "divergence": 0.0,  # of programs: the second differs in its prompt only
+        "first_attempt_divergence": 0.0,
+    }
+    other[0][4] = "y"
+    assert rollout.same_programs(ours, other)["divergence"] == 0.5
+    assert rollout.same_programs(ours, other)["first_attempt_divergence"] == 1.0
+
+
+def test_the_floor_counts_equal_starts_of_prompts_once(model: str) -> None:
+    generator = load_generator(model, device="cpu", batch_size=4)
+    recorder = rollout.Recorder(generator)
+    prompts = ["Write a function", "Write a function that adds", "def is_prime(n):", "def is_prime(n):"]
+    completions = generator.generate(
+        [Request(text, i, max_new_tokens=3, stop="none") for i, text in enumerate(prompts)]
+    )
+    work = recorder.work(recorder.calls, forward_calls=5)
+    ids = [generator.tokenizer(text).input_ids for text in prompts]
+    assert ids[1][: len(ids[0])] == ids[0] and ids[0][1] != ids[2][1]  # all start with <s>
+    assert work["new_prompt_tokens"] == len(ids[1]) + len(ids[2]) - 1
+    written = [completion.completion_tokens for completion in completions]
+    assert work["written_tokens"] == sum(written)
+
+    config = generator.model.config
+    head = config.vocab_size * config.hidden_size
+    body = sum(w.numel() for n, w in generator.model.named_buffers() if n.endswith("weight")) - head  # packed layers
+    read = sum(len(i) + t for i, n in zip(ids, written, strict=True) for t in range(1, n))
+    assert work["bytes"] == 4 * (5 * (body + head) + 2 * 2 * 2 * 12 * read)  # layers, keys and values, heads, width
+    seen = sum(range(1, len(ids[1]) + 1)) + sum(range(2, len(ids[2]) + 1)) + read
+    fed = work["new_prompt_tokens"] + sum(written) - 4
+    assert work["flops"] == 2 * body * fed + 2 * head * sum(written) + 4 * 2 * 4 * 12 * seen
+
+
+def test_flat_or_falling() -> None:
+    assert scaling.flat_or_falling([100, 50, 54, 20])
+    assert not scaling.flat_or_falling([100, 50, 56, 20])
+    assert scaling.flat_or_falling([100]) and scaling.flat_or_falling([])
