@@ -14,24 +14,28 @@ SmolLM2 has its real ones if ``helpers.assets`` has them. A random model's next 
 vocabulary, which no trained model's is and which sampling from the nucleus would pay for: the last norm is scaled so
 that logits have a standard deviation of 10. No row ends early: there is no end-of-sequence token and no stop rule.
 
-On a machine without network (first on one that has it; Python and platform are those of the GPU machine, whose torch
-with CUDA is used as it is)::
+On a machine without network, with its own torch for CUDA, transformers and sentence-transformers: bring three wheels,
+the same for every platform (the last one only to measure with the version that is pinned in requirements.txt; it
+takes huggingface_hub >= 1.31 and tokenizers >= 0.23.1)::
 
-    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
-        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d wheels gymnasium==1.4.0 \\
-        farama-notifications cloudpickle filelock transformers==5.23.0 tokenizers==0.23.3 huggingface_hub==2.4.0
+    pip download --no-deps -d wheels gymnasium==1.4.0 farama-notifications transformers==5.23.0    # with network
 
-and there, with this repository and the wheels beside it::
+and there, in this repository and with the folder of wheels::
 
-    pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=site      # 10 s
-    python benchmarks/gpu.py --output results/gpu --only machine                               # 20 s: is all there?
-    python benchmarks/gpu.py --output results/gpu --seconds 540         # repeat until it says that all is measured
+    pip install --no-index --no-deps --target site wheels/*.whl; export PYTHONPATH=$PWD/site           # 10 s
+    python benchmarks/gpu.py --output results/gpu --only machine                             # 30 s: does all work?
+    python benchmarks/gpu.py --output results/gpu --seconds 540            # again and again, until all is measured
 
-In all about 25 minutes on one H100, in the order of ``--list``, the most important first: decode speed against batch
-size of four models 8, the environment loop 5, attention back ends and other loops 5, compilation 5. Optional: the
-cache folder of ``helpers.assets`` (``PPO_CODET5_CACHE``) with ``hf/smollm2-135m-instruct``, ``hf/all-minilm-l6-v2``,
-``gensim`` and ``nltk``, and the wheels gensim, smart_open, nltk and lemminflect. Without them SmolLM2 and the
-sentence embedder get random weights, and mutation leaves prompts as they are; the result says which.
+In all about half an hour on one H100, in the order of ``--list``, which is that of importance: decode speed against
+batch size of four models 9 minutes, the environment loop with 64 problems 3, attention back ends and transformers'
+``generate`` 6, rows of different lengths 2, compilation 5, the loop with 256 problems 4. Where commands may take ten
+minutes at most, each call does what fits, and the folder of results must be there again at the next call. Then, on
+any machine, ``--report``.
+
+Optional: the cache folder of ``helpers.assets`` (``PPO_CODET5_CACHE``) with ``hf/smollm2-135m-instruct`` (540 MB),
+``hf/all-minilm-l6-v2`` (91 MB), ``gensim`` (85 MB) and ``nltk`` (45 MB), and the wheels gensim, smart_open, nltk and
+lemminflect. What is missing is replaced: SmolLM2 and the sentence embedder get random weights, and mutation leaves
+prompts as they are; the results say so.
 ``--device cpu --tiny`` runs every path in seconds with tiny models.
 """
 
@@ -48,6 +52,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import signal
 import statistics
@@ -146,6 +151,7 @@ class Scale:
 
     models: tuple[str, ...]
     compared: tuple[str, ...]  # models of the comparisons
+    compiled: tuple[tuple[str, str], ...]  # model and mode of torch.compile
     pairs: tuple[tuple[str, str], ...]  # code model and rewriter of the environment loop
     batches: tuple[int, ...]
     compare_at: tuple[int, ...]  # batch sizes of the comparisons; the last one for compilation
@@ -163,6 +169,7 @@ class Scale:
 FULL = Scale(
     models=("codet5p-770m", "llama-3.2-3b", "codellama-7b", "smollm2-135m"),
     compared=("codet5p-770m", "llama-3.2-3b"),
+    compiled=(("codet5p-770m", "default"), ("llama-3.2-3b", "default"), ("llama-3.2-3b", "reduce-overhead")),
     pairs=(("codet5p-770m", "llama-3.2-3b"), ("codellama-7b", "llama-3.2-3b"), ("smollm2-135m", "smollm2-135m")),
     batches=(1, 8, 32, 64, 128, 256, 512, 1024),
     compare_at=(8, 64),
@@ -179,8 +186,9 @@ FULL = Scale(
 TINY = Scale(
     models=("tiny-t5", "tiny-llama"),
     compared=("tiny-t5", "tiny-llama"),
+    compiled=(("tiny-llama", "default"),),
     pairs=(("tiny-t5", "tiny-llama"),),
-    batches=(1, 4),
+    batches=(1, 2, 4),
     compare_at=(2,),
     prompt=24,
     new=6,
@@ -233,6 +241,7 @@ def plan(scale: Scale) -> list[Measurement]:
         for kind in ("eager", *flash):
             at = {"model": model, "batch": last, "attention": kind}
             add(f"others {model}", f"attention {model} {kind} b{last}", decode, 10, **at)
+        add(f"others {model}", f"attention {model} equal b{last}", decode, 10, model=model, batch=last, equal=True)
         for batch in scale.compare_at:
             for cache, sampling in (("dynamic", "sampled"), ("static", "sampled"), ("static", "greedy")):
                 name, at = f"generate {model} {cache} {sampling} b{batch}", {"model": model, "batch": batch}
@@ -242,13 +251,11 @@ def plan(scale: Scale) -> list[Measurement]:
             for name, work in (("this loop", ragged), ("generate_batch", generate_batch)):
                 at = {"model": model, "rows": scale.ragged[0], "slots": slots}
                 add(f"{name} {model}", f"ragged {model} {name} s{slots}", work, 25, **at)
-    for mode in ("default", "reduce-overhead"):
-        for model in scale.compared:
-            at = {"model": model, "batch": last, "compiled": mode}
-            add(f"compile {model} {mode}", f"compile {model} {mode} b{last}", decode, 90, **at)
-        if mode == "default":
-            for count in scale.num_envs[1:]:
-                environments(count)
+    for model, mode in scale.compiled:
+        at = {"model": model, "batch": last, "compiled": mode}
+        add(f"compile {model} {mode}", f"compile {model} {mode} b{last}", decode, 90, **at)
+    for count in scale.num_envs[1:]:
+        environments(count)
     if scale is TINY:  # one child for all: starting one takes longer than its measurements
         return [dataclasses.replace(row, group="tiny", seconds=0.5) for row in rows]
     return rows
@@ -315,10 +322,13 @@ class Run:
         while todo and time.monotonic() + todo[0].seconds < self.deadline:
             process = multiprocessing.get_context("fork").Process(target=self.child, args=(todo,))
             process.start()
-            trouble = self.watch(process, todo)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid or 0, signal.SIGKILL)  # with what a child that died has left behind
-            process.join()
+            try:
+                trouble = self.watch(process, todo)
+            finally:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid or 0, signal.SIGKILL)  # with what it has started and perhaps left behind
+                process.kill()
+                process.join()
             recorded = self.recorded()
             left = [measurement for measurement in todo if measurement.name not in recorded]
             if left and trouble:
@@ -370,6 +380,8 @@ def measure(args: argparse.Namespace) -> int:
     wanted = [m for m in plan(scale) if not args.only or any(word in m.name for word in args.only)]
     todo = [m for m in wanted if m.name not in known]
     run = Run(path, args.device, label, scale, began + args.seconds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that children end too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that children end too
     for group in dict.fromkeys(m.group for m in todo):
         run.group([m for m in todo if m.group == group])
     missing = len({m.name for m in todo} - run.recorded())
@@ -425,9 +437,9 @@ class Bench:
 
         if reset and self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        return (
-            torch.cuda.max_memory_allocated() if self.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        )
+        if self.cuda:
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
     def load(self, *names: str) -> None:
         """Have these models in memory and no others."""
@@ -573,30 +585,39 @@ def endless(generator: Any) -> Iterator[None]:
         generator._eos = kept
 
 
-def complete(generator: Any, batch: int, prompt: int, new: int) -> None:
-    """Generate ``new`` tokens for ``batch`` prompts of ``prompt`` tokens; raises if any row did otherwise."""
+def row_lengths(batch: int, prompt: int) -> list[int]:
+    """Prompt lengths: one row is a token shorter, so that attention needs its mask, as it does with real prompts."""
+    return [prompt] * (batch - 1) + [prompt - (batch > 1)]
+
+
+def complete(generator: Any, lengths: list[int], new: int | list[int]) -> float:
+    """Generate for prompts of these lengths up to these limits; raises if any row did otherwise. Returns seconds."""
+    limits = [new] * len(lengths) if isinstance(new, int) else new
+    requests = make_requests(generator.tokenizer, lengths, limits)
     with warnings.catch_warnings(), endless(generator):
-        warnings.simplefilter("error", RuntimeWarning)  # out of memory: it would go on with half of the batch
-        done = generator.generate(make_requests(generator.tokenizer, [prompt] * batch, [new] * batch))
-    if any((c.prompt_tokens, c.completion_tokens) != (prompt, new) for c in done):
-        raise RuntimeError(f"rows should read {prompt} tokens and write {new}, one has {done[0]}"[:200])
+        warnings.filterwarnings("error", "out of memory")  # else it goes on with half of the batch
+        began = time.perf_counter()
+        done = generator.generate(requests)
+        seconds = time.perf_counter() - began
+    if [(c.prompt_tokens, c.completion_tokens) for c in done] != list(zip(lengths, limits, strict=True)):
+        raise RuntimeError(f"rows did not read and write as many tokens as asked for, the first one: {done[0]}")
+    return seconds
 
 
 class Stopwatch:
     """Times calls of functions, by replacing them; ``seconds[name]`` has one entry for each call.
 
     ``targets``: name -> (owner, attribute). With ``inside``, calls count only while the function of that name runs.
-    ``wait`` has the names of functions whose device work is waited for.
+    ``after``: name -> what to call, within the time, when the function has returned.
     """
 
     def __init__(
         self,
         targets: dict[str, tuple[Any, str]],
         inside: str = "",
-        wait: tuple[str, ...] = (),
-        bench: Bench | None = None,
+        after: dict[str, Callable[[], None]] | None = None,
     ) -> None:
-        self.targets, self.inside, self.waiting, self.bench = targets, inside, wait, bench
+        self.targets, self.inside, self.after = targets, inside, after or {}
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.running = not inside
 
@@ -606,8 +627,8 @@ class Stopwatch:
             self.running |= name == self.inside
             counts, began = self.running, time.perf_counter()
             result = function(*args, **kwargs)
-            if name in self.waiting and self.bench:
-                self.bench.wait()
+            if name in self.after:
+                self.after[name]()
             if counts:
                 self.seconds[name].append(time.perf_counter() - began)
             self.running &= name != self.inside
@@ -625,7 +646,7 @@ class Stopwatch:
         self.patches.close()
 
 
-def step_bytes(model: Any, batch: int, columns: float, encoder_columns: int = 0) -> dict[str, float]:
+def step_bytes(model: Any, batch: int, columns: float, encoder_columns: float = 0) -> dict[str, float]:
     """The fewest bytes that one decode step must read, by kind.
 
     ``weights``: every parameter of the decoder and the output embedding, once; not the input embedding where it is
@@ -634,15 +655,11 @@ def step_bytes(model: Any, batch: int, columns: float, encoder_columns: int = 0)
     encoder's tokens.
     """
     config = model.config
-    decoder, table, head = (
-        model.get_decoder(),
-        model.get_input_embeddings().weight,
-        model.get_output_embeddings().weight,
-    )
-    read = {head.data_ptr(): head}
-    for name, weight in decoder.named_parameters():
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    read = {id(head): head}
+    for name, weight in model.get_decoder().named_parameters():
         if weight is not table and ".EncDecAttention.k." not in name and ".EncDecAttention.v." not in name:
-            read[weight.data_ptr()] = weight
+            read[id(weight)] = weight
     if config.is_encoder_decoder:
         token = 2 * config.num_decoder_layers * config.num_heads * config.d_kv
     else:
@@ -715,95 +732,90 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def decode(bench: Bench, model: str, batch: int, attention: str | None = None, compiled: str | None = None) -> Result:
-    """Decode and prefill speed of the product's loop; with another attention back end, or with a compiled model."""
+def decode(
+    bench: Bench, model: str, batch: int, attention: str = "", compiled: str = "", equal: bool = False
+) -> Result:
+    """Decode and prefill speed of the product's loop; with another attention back end, with a compiled model, or
+    with ``equal`` prompt lengths, which need no mask."""
     from ppo_codet5.helpers import decoding
 
     prompt, new = bench.scale.prompt, bench.scale.new
     generator = bench.generator(model, batch)
-    net = generator.model
+    net, usual = generator.model, generator.model.config._attn_implementation
     check_fits(bench, net, batch, prompt, new)
-    usual, compile_seconds = net.config._attn_implementation, None
+    lengths = [prompt] * batch if equal else row_lengths(batch, prompt)
+    more: Result = {}
     try:
         if attention:
             net.set_attn_implementation(attention)
         if compiled:
-            compile_seconds = compile_model(bench, generator, batch, compiled)
+            more = compile_model(bench, generator, lengths, compiled)
         else:
-            complete(generator, min(batch, 4), prompt, 3)
-            complete(generator, batch, 8, 4)  # short prompts, to see the step's shapes once
+            complete(generator, lengths[-4:], 3)
+            complete(generator, row_lengths(batch, 8), 4)  # short prompts, to see the shapes of a step
         bench.peak(reset=True)
         watch = Stopwatch({"step": (decoding._Batch, "step"), "prefill": (decoding._Batch, "admit")})
-        began = time.perf_counter()
         with watch:
-            complete(generator, batch, prompt, new)
-        seconds = time.perf_counter() - began
+            seconds = complete(generator, lengths, new)
     finally:
         vars(net).pop("forward", None)
         if attention:
             net.set_attn_implementation(usual)
-    return {**speed(generator, batch, prompt, watch), "seconds": seconds, "compile_seconds": compile_seconds} | {
-        "peak_memory": bench.peak(),
-        "weights": "real" if real_weights(model) else "random",
-        "attention": attention or usual,
-    }
-
-
-def speed(generator: Any, batch: int, prompt: int, watch: Stopwatch) -> Result:
-    """What a stopwatch over ``step`` and ``prefill`` says, with the bytes and operations of a step."""
-    steps, net = watch.seconds["step"], generator.model
-    start = 1 if generator.encoder_decoder else prompt  # tokens in the decoder's cache before the first step
-    columns = start + (len(steps) + 1) / 2
-    size = step_bytes(net, batch, columns, prompt if generator.encoder_decoder else 0)
-    step = statistics.mean(steps)
+    steps, filling = watch.seconds["step"], sum(watch.seconds["prefill"])
+    step, mean = statistics.mean(steps), statistics.mean(lengths)
+    # Tokens in the decoder's cache at a step, the new one included: from one more than the prompt has.
+    columns = (1 if generator.encoder_decoder else mean) + (len(steps) + 1) / 2
+    size = step_bytes(net, batch, columns, mean if generator.encoder_decoder else 0)
     return {
         "batch": batch,
         "steps": len(steps),
         "step_seconds": step,
         "step_seconds_median": statistics.median(steps),
         "tokens_per_second": batch / step,
-        "prefill_seconds": sum(watch.seconds["prefill"]),
-        "prefill_tokens_per_second": batch * prompt / sum(watch.seconds["prefill"]),
+        "prefill_seconds": filling,
+        "prefill_tokens_per_second": sum(lengths) / filling,
+        "seconds": seconds,
         "bytes": size,
         "bytes_per_second": sum(size.values()) / step,
         "flops": 2 * batch * size["weights"] / net.get_output_embeddings().weight.element_size(),
+        "peak_memory": bench.peak(),
+        "weights": "real" if real_weights(model) else "random",
+        "attention": attention or usual,
+        **more,
     }
 
 
-def compile_model(bench: Bench, generator: Any, batch: int, mode: str) -> float:
-    """Compile the model's forward pass for the product's loop; seconds of the runs that compile and record.
+def compile_model(bench: Bench, generator: Any, lengths: list[int], mode: str) -> Result:
+    """Compile the model's forward pass for the product's loop, and run until nothing is compiled any more.
 
-    Every step has another length, hence dynamic shapes; on a CPU without code generation, to try the path.
+    Every step has another length, hence dynamic shapes. On a CPU without code generation, to try the path. Beyond
+    torch's limit of recompilations the model runs as it is: ``graphs`` tells.
     """
     import torch
 
-    net, prompt, new = generator.model, bench.scale.prompt, bench.scale.new
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     how = {"mode": mode} if bench.cuda else {"backend": "eager"}
     began = time.perf_counter()
-    net.forward = torch.compile(net.forward, dynamic=True, **how)
+    generator.model.forward = torch.compile(generator.model.forward, dynamic=True, **how)
     for _ in range(3 if mode == "reduce-overhead" else 2):  # graphs are recorded the second time, replayed the third
-        complete(generator, batch, prompt, new)
-    return time.perf_counter() - began
+        complete(generator, lengths, bench.scale.new)
+    stats = torch._dynamo.utils.counters["stats"]
+    return {"compile_seconds": time.perf_counter() - began, "graphs": stats["unique_graphs"]}
 
 
 def prefill(bench: Bench, model: str, batch: int, width: int) -> Result:
     """Prefill speed with passes of at most ``width`` tokens."""
     from ppo_codet5.helpers import decoding
 
-    generator, kept = bench.generator(model, batch), decoding._PREFILL_TOKENS
-    decoding._PREFILL_TOKENS = width
-    try:
+    generator, lengths = bench.generator(model, batch), row_lengths(batch, bench.scale.prompt)
+    with mock.patch.object(decoding, "_PREFILL_TOKENS", width):
         for _ in range(2):
-            with Stopwatch({"step": (decoding._Batch, "step"), "prefill": (decoding._Batch, "admit")}) as watch:
-                complete(generator, batch, bench.scale.prompt, 2)
-    finally:
-        decoding._PREFILL_TOKENS = kept
-    seconds = sum(watch.seconds["prefill"])
-    tokens = batch * bench.scale.prompt
-    return {"batch": batch, "width": width, "passes": len(watch.seconds["prefill"]), "prefill_seconds": seconds} | {
-        "prefill_tokens_per_second": tokens / seconds
-    }
+            with Stopwatch({"prefill": (decoding._Batch, "admit")}) as watch:
+                complete(generator, lengths, 2)
+    passes = watch.seconds["prefill"]
+    result = {"batch": batch, "width": width, "passes": len(passes), "prefill_seconds": sum(passes)}
+    return {**result, "prefill_tokens_per_second": sum(lengths) / sum(passes)}
 
 
 def breakdown(bench: Bench, model: str, batch: int) -> Result:
@@ -814,9 +826,9 @@ def breakdown(bench: Bench, model: str, batch: int) -> Result:
     """
     from ppo_codet5.helpers import decoding
 
-    generator, prompt, new = bench.generator(model, batch), bench.scale.prompt, bench.scale.new
-    check_fits(bench, generator.model, batch, prompt, new)
-    complete(generator, batch, prompt, 3)
+    generator, lengths = bench.generator(model, batch), row_lengths(batch, bench.scale.prompt)
+    check_fits(bench, generator.model, batch, bench.scale.prompt, bench.scale.new)
+    complete(generator, lengths, 3)
     targets = {
         "step": (decoding._Batch, "step"),
         "forward": (generator, "_forward"),
@@ -825,15 +837,14 @@ def breakdown(bench: Bench, model: str, batch: int) -> Result:
         "accept": (generator, "_accept"),
     }
     with Stopwatch(targets, inside="step") as free:
-        complete(generator, batch, prompt, new)
-    with Stopwatch(targets, inside="step", wait=("forward",), bench=bench) as waiting:
-        complete(generator, batch, prompt, new)
+        complete(generator, lengths, bench.scale.new)
+    with Stopwatch(targets, inside="step", after={"forward": bench.wait}) as waiting:
+        complete(generator, lengths, bench.scale.new)
     steps = len(free.seconds["step"])
 
     def each(watch: Stopwatch, name: str) -> float:
         return sum(watch.seconds[name]) / steps
 
-    kernels = profile_steps(bench, generator, batch, min(new, 9))
     return {
         "batch": batch,
         "steps": steps,
@@ -845,11 +856,11 @@ def breakdown(bench: Bench, model: str, batch: int) -> Result:
         "choose": each(waiting, "choose"),
         "choose_calls": len(waiting.seconds["choose"]) / steps,
         "accept": each(waiting, "accept"),
-        **kernels,
+        **profile_steps(bench, generator, lengths, min(bench.scale.new, 9)),
     }
 
 
-def profile_steps(bench: Bench, generator: Any, batch: int, new: int) -> Result:
+def profile_steps(bench: Bench, generator: Any, lengths: list[int], new: int) -> Result:
     """Kernels per step, seconds per step in which one runs, and which take longest (on a CPU: operators)."""
     import torch
     from ppo_codet5.helpers import decoding
@@ -868,7 +879,7 @@ def profile_steps(bench: Bench, generator: Any, batch: int, new: int) -> Result:
         step(self)
 
     with mock.patch.object(decoding._Batch, "step", counted):
-        complete(generator, batch, bench.scale.prompt, new)
+        complete(generator, lengths, new)
     bench.wait()
     profile.stop()
     device = DeviceType.CUDA if bench.cuda else DeviceType.CPU
@@ -891,7 +902,9 @@ def generate(bench: Bench, model: str, batch: int, cache: str, sampled: bool) ->
     net, tokenizer = generator.model, generator.tokenizer
     prompt, new = bench.scale.prompt, bench.scale.new
     check_fits(bench, net, batch, prompt, new)
-    ids = tokenizer(prompts(tokenizer, [prompt] * batch), return_tensors="pt", add_special_tokens=False).input_ids
+    texts, side = prompts(tokenizer, row_lengths(batch, prompt)), "right" if generator.encoder_decoder else "left"
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side=side, add_special_tokens=False)
+    inputs = {name: inputs[name].to(bench.device) for name in ("input_ids", "attention_mask")}
     times: list[float] = []
 
     def tick(input_ids: Any, scores: Any, **_: Any) -> Any:
@@ -902,7 +915,6 @@ def generate(bench: Bench, model: str, batch: int, cache: str, sampled: bool) ->
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0} if sampled else {"do_sample": False}
     config = copy.deepcopy(net.generation_config)
     config.update(**sampling, max_new_tokens=new, eos_token_id=None, cache_implementation=cache)
-    inputs = {"input_ids": ids.to(bench.device), "attention_mask": torch.ones_like(ids).to(bench.device)}
 
     def run() -> float:
         times.clear()
@@ -939,20 +951,12 @@ def ragged(bench: Bench, model: str, rows: int, slots: int) -> Result:
     """The product's loop on rows of different lengths: rows that end make room for waiting ones."""
     lengths, limits = ragged_lengths(bench, rows)
     generator = bench.generator(model, slots)
-    requests = make_requests(generator.tokenizer, lengths, limits)
-    complete(generator, min(slots, rows), bench.scale.prompt, 3)
+    complete(generator, row_lengths(min(slots, rows), bench.scale.prompt), 3)
     bench.peak(reset=True)
-    began = time.perf_counter()
-    with endless(generator):
-        done = generator.generate(requests)
-    seconds = time.perf_counter() - began
-    return ragged_result(slots, limits, [c.completion_tokens for c in done], seconds) | {"peak_memory": bench.peak()}
-
-
-def ragged_result(slots: int, limits: list[int], written: list[int], seconds: float) -> Result:
-    if written != limits:
-        raise RuntimeError(f"{sum(written)} tokens in {len(written)} rows instead of {sum(limits)} in {len(limits)}")
-    return {"slots": slots, "tokens": sum(limits), "seconds": seconds, "tokens_per_second": sum(limits) / seconds}
+    seconds = complete(generator, lengths, limits)
+    return {"slots": slots, "seconds": seconds, "tokens_per_second": sum(limits) / seconds} | {
+        "peak_memory": bench.peak()
+    }
 
 
 def generate_batch(bench: Bench, model: str, rows: int, slots: int) -> Result:
@@ -973,6 +977,7 @@ def generate_batch(bench: Bench, model: str, rows: int, slots: int) -> Result:
     known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
     config = ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
     sampling = GenerationConfig(max_new_tokens=bench.scale.new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    usual = net.config._attn_implementation
     with net.continuous_batching_context_manager(
         generation_config=sampling, continuous_batching_config=config
     ) as manager:
@@ -993,8 +998,14 @@ def generate_batch(bench: Bench, model: str, rows: int, slots: int) -> Result:
         began = time.perf_counter()
         written = run(limits)
         seconds = time.perf_counter() - began
-    attention = net.config._attn_implementation
-    return ragged_result(slots, limits, written, seconds) | {"peak_memory": bench.peak(), "attention": attention}
+        attention = net.config._attn_implementation
+    net.set_attn_implementation(usual)
+    if written != limits:
+        raise RuntimeError(f"{sum(written)} tokens in {len(written)} rows instead of {sum(limits)} in {len(limits)}")
+    return {"slots": slots, "seconds": seconds, "tokens_per_second": sum(limits) / seconds} | {
+        "peak_memory": bench.peak(),
+        "attention": attention,
+    }
 
 
 class Utilisation:
@@ -1172,7 +1183,7 @@ def make_embedder(bench: Bench, folder: Path) -> Any:
 
 
 def headline(result: Result | None) -> str:
-    """The one number of a result that a reader of the terminal wants."""
+    """The number of a result that a reader of the terminal wants."""
     units = {
         "steps_per_second": "env steps/s",
         "tokens_per_second": "tokens/s",
@@ -1183,18 +1194,31 @@ def headline(result: Result | None) -> str:
     return next((f"{result[key]:,.0f} {unit}" for key, unit in units.items() if result and key in result), "")
 
 
-def table(columns: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table, numbers to the right; floats with three significant digits."""
+Column = Callable[[list[str], Result], object]
+
+
+def table(results: dict[str, Result], columns: dict[str, Column]) -> str:
+    """A Markdown table, a line for each result; a column computes its cell from the words of the name and the result.
+    Floats have three significant digits."""
 
     def cell(value: object) -> str:
         if isinstance(value, float):
             return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
         return "" if value is None else str(value)
 
-    lines = [[cell(value) for value in row] for row in rows]
-    right = [all(not row[i] or row[i][0] in "-.0123456789" for row in lines) for i in range(len(columns))]
-    marks = ["---:" if is_right else "---" for is_right in right]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, marks, *lines])
+    lines = [[cell(column(name.split(), result)) for column in columns.values()] for name, result in results.items()]
+    numbers = [all(line[i][:1] in "-0123456789" for line in lines) for i in range(len(columns))]
+    marks = ["---:" if number else "---" for number in numbers]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(columns), marks, *lines])
+
+
+def scaled(key: str, factor: float) -> Column:
+    """``key`` of the result times ``factor``; nothing if it has none."""
+    return lambda _, result: None if result.get(key) is None else factor * result[key]
+
+
+def percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"
 
 
 def bound(result: Result, rates: Result) -> float:
@@ -1203,22 +1227,16 @@ def bound(result: Result, rates: Result) -> float:
     return max(moved, result["flops"] / rates["matmul_flops"])
 
 
-def report(folder: Path) -> None:
-    """Write README.md and the figures from ``measurements.jsonl``; a section for each device."""
-    rows = read(folder / "measurements.jsonl")
-    if not rows:
-        sys.exit(f"error: no measurements in {folder}; run without --report on the machine with the GPU first")
-    devices = list(dict.fromkeys(row["device"] for row in rows))
-    sections = [section(folder, device, [row for row in rows if row["device"] == device]) for device in devices]
-    (folder / "README.md").write_text("\n\n".join([INTRODUCTION, *sections]) + "\n", encoding="utf-8")
-    print(f"wrote {folder / 'README.md'}")
-
+MODEL: dict[str, Column] = {"model": lambda name, _: name[1], "rows": lambda _, r: r["batch"]}
+TOKENS: dict[str, Column] = {"tokens/s": scaled("tokens_per_second", 1)}
+STEP: dict[str, Column] = {"ms per step": scaled("step_seconds", 1e3)}
+PEAK: dict[str, Column] = {"peak GB": scaled("peak_memory", 1e-9)}
 
 INTRODUCTION = f"""# Speed on a GPU
 
 Written by `python benchmarks/gpu.py --report` from `measurements.jsonl`, which `python benchmarks/gpu.py` measures.
 Models have their published shapes and random weights, except where it says real; every row runs to its limit.
-Unless said otherwise a prompt has {FULL.prompt} tokens and {FULL.new} are generated, bfloat16, temperature 0.7, top-p 0.9.
+A prompt has {FULL.prompt} tokens (one row has a token less) and {FULL.new} are generated; temperature 0.7, top-p 0.9.
 
 The bytes of a decode step are the fewest that it must read:
 
@@ -1227,160 +1245,127 @@ The bytes of a decode step are the fewest that it must read:
 
 `weights`: every parameter of the decoder and the output embedding once; not a separate input embedding, nor the
 matrices that made the cross-attention's keys and values. `columns`: tokens in the cache, the new one included, mean
-over the steps. Achieved bytes/s = bytes / time per step, from the start of a step to its tokens on the host. "Of the
-copy rate" compares it with a device-to-device copy (bytes read and written) measured in the same run. "Bound" is the
-larger of bytes / copy rate and 2 x weights x rows / matrix rate, "times the bound" is what the step takes against it."""
+over rows and steps. Achieved bytes/s = bytes / time per step, which runs from the start of a step to its tokens on the
+host. "Of the copy rate" compares it with a device-to-device copy (bytes read and written) on the same machine. "Bound"
+is the larger of bytes / copy rate and 2 x weights x rows / matrix rate; "times the bound" is the step against it."""
 
-
-def section(folder: Path, device: str, rows: list[Result]) -> str:
-    """The tables of one device."""
-    good = {row["name"]: row["result"] for row in rows if row["error"] is None}
-    of = functools.partial(_select, good)
-    parts, rates = [f"## {device}"], good.get("machine")
-    if rates:
-        facts = {**rates["hardware"], **rates["versions"]}
-        for name in ("memory", "gpu_memory"):
-            if name in facts:
-                facts[name] = f"{facts[name] / 2**30:.0f} GiB"
-        listed = ", ".join(f"{name} {value}" for name, value in facts.items())
-        parts.append(
-            f"{listed}. Copy {rates['copy_bytes_per_second'] / 1e12:.2f} TB/s, {rates['dtype']} matrix product "
-            f"{rates['matmul_flops'] / 1e12:.0f} TFLOP/s, launch of a small kernel {1e6 * rates['launch_seconds']:.1f} us."
-        )
-    decoded = of("decode")
-    if decoded and rates:
-        names = ["model", "rows", "tokens/s", "ms per step", "bound ms", "times the bound", "GB per step"]
-        names += ["achieved GB/s", "of the copy rate", "prefill tokens/s", "peak GB", "weights"]
-        lines = [
-            [
-                *(name.split()[1], r["batch"], r["tokens_per_second"], 1e3 * r["step_seconds"], 1e3 * bound(r, rates)),
-                *(r["step_seconds"] / bound(r, rates), sum(r["bytes"].values()) / 1e9, r["bytes_per_second"] / 1e9),
-                f"{100 * r['bytes_per_second'] / rates['copy_bytes_per_second']:.1f} %",
-                *(r["prefill_tokens_per_second"], r["peak_memory"] / 1e9, r["weights"]),
-            ]
-            for name, r in decoded.items()
-        ]
-        stem = "".join(char if char.isalnum() else "-" for char in device.lower())
-        draw_decode(folder / f"decode-{stem}.png", decoded, rates)
-        parts += ["### Decode", table(names, lines), f"![Decode speed against rows](decode-{stem}.png)"]
-        parts.append("Left: dashed, what the bound allows. Right: 100 % is the copy rate; one run per point.")
-    if split := of("breakdown"):
-        names = ["model", "rows", "step", "forward: launches", "forward: done", "sampling", "of it choosing"]
-        names += ["choices per step", "each row", "rest", "kernels running", "kernels"]
-        lines = [
-            [
-                *(name.split()[1], r["batch"]),
-                *(1e3 * r[key] for key in ("step", "forward_launch", "forward", "sample", "choose")),
-                *(r["choose_calls"], 1e3 * r["accept"]),
-                1e3 * (r["step_waiting"] - r["forward"] - r["sample"] - r["accept"]),
-                *(1e3 * r["kernel_seconds"], r["kernels"]),
-            ]
-            for name, r in split.items()
-        ]
-        parts += ["### Where a step's time goes", "Milliseconds per step. " + BREAKDOWN, table(names, lines)]
-        parts += [longest(name, r) for name, r in split.items()]
-    others = {**of("attention"), **of("compile"), **of("generate")}
-    if others:
-        base = {f"{name.split()[1]} {name.split()[-1]}": r for name, r in decoded.items()}
-        lines = []
-        for name, r in sorted(others.items(), key=lambda item: (item[0].split()[1], item[1]["batch"])):
-            kind, model, *what, rows_ = name.split()
-            usual = base.get(f"{model} {rows_}") or base.get(model) or _nearest(decoded, model, r["batch"])
-            ratio = r["tokens_per_second"] / usual["tokens_per_second"] if usual else None
-            lines.append([model, r["batch"], kind, " ".join(what), r["tokens_per_second"], 1e3 * r["step_seconds"]])
-            lines[-1] += [ratio, r.get("compile_seconds"), r["peak_memory"] / 1e9]
-        names = [
-            "model",
-            "rows",
-            "what",
-            "kind",
-            "tokens/s",
-            "ms per step",
-            "against this loop",
-            "warm-up s",
-            "peak GB",
-        ]
-        parts += ["### Attention back ends, compilation, and transformers' `generate`", OTHERS, table(names, lines)]
-    if filled := of("prefill"):
-        names = ["model", "rows", "tokens in a pass", "passes", "prefill tokens/s"]
-        keys = ("batch", "width", "passes", "prefill_tokens_per_second")
-        lines = [[name.split()[1], *(r[key] for key in keys)] for name, r in filled.items()]
-        parts += ["### Prefill", table(names, lines)]
-    if mixed := of("ragged"):
-        names = ["model", "loop", "slots", "tokens/s", "seconds", "peak GB"]
-        lines = [
-            [name.split()[1], " ".join(name.split()[2:-1]), r["slots"], r["tokens_per_second"], r["seconds"]]
-            + [r["peak_memory"] / 1e9]
-            for name, r in mixed.items()
-        ]
-        parts += ["### Rows of different lengths", RAGGED, table(names, lines)]
-    if whole := of("loop"):
-        kinds = ["generation", "rewriting", "mutation", "sandbox", "embedding", "other"]
-        names = [
-            "code model + rewriter",
-            "environments",
-            "env steps/s",
-            "tokens/s",
-            "in the model",
-            "GPU busy",
-            "watts",
-        ]
-        lines = [
-            [
-                *(" ".join(name.split()[1:-1]), r["num_envs"], r["steps_per_second"], r["tokens_per_second"]),
-                *(_percent(r["forward_share"]), _percent(r["gpu_share"]), r["gpu_watts"]),
-                *(_percent(r["shares"].get(kind, 0.0)) for kind in kinds),
-                r["peak_memory"] / 1e9,
-            ]
-            for name, r in whole.items()
-        ]
-        first = next(iter(whole.values()))
-        program, rewrite, reflection = first["limits"]
-        note = LOOP.format(program=program, rewrite=rewrite, reflection=reflection)
-        note += f" Lexicon: {first['lexicon']}. Embedder: {first['embedder']}. Sandbox: {first['sandbox']}."
-        parts += ["### The environment loop", note, table([*names, *kinds, "peak GB"], lines)]
-    if failed := [[row["name"], row["error"]] for row in rows if row["error"] is not None]:
-        parts += ["### Not measured", table(["what", "why"], failed)]
-    return "\n\n".join(parts)
-
-
+DECODE = "Left: dashed, what the bound allows. Right: 100 % is the rate of a copy. One run per point."
 BREAKDOWN = (
-    '"forward: launches" is the host\'s time in the forward pass as it runs; the other columns are of a run that waits '
-    "for the device after the forward pass: until it is done, sampling (top-k on the device, the copy to the host and "
-    'the choice there), the bookkeeping of each row, and the rest. "kernels running" is the time in which a kernel '
-    "runs, from a profile of a few steps: the difference from the step is the device waiting for the host."
+    'Milliseconds per step. "Launches" is the host\'s time in the forward pass as it runs; the columns from "forward" to '
+    '"rest" are of a run that waits for the device after the forward pass: until it is done, sampling (top-k on the '
+    'device, the copy to the host and the choice there), bookkeeping of the rows, and the rest. "Kernels running" is the '
+    "time in which a kernel runs, from a profile of a few steps: what is missing to the step, the device waits for the "
+    "host."
 )
 OTHERS = (
-    '"against this loop" is the ratio of tokens/s to the same rows in the table above. `generate` with a static cache '
-    "compiles the forward pass and replays CUDA graphs; greedy it has no sampling to do."
+    '"Against this loop" is the ratio of tokens/s to that of the same rows in the table of decode speed. `generate` with '
+    "a static cache compiles the forward pass and replays CUDA graphs; greedy, it has no sampling to do. `equal`: all "
+    "prompts of one length, so that attention needs no mask. Graphs: what compilation made of the forward pass."
 )
 RAGGED = (
     f"{FULL.ragged[0]} rows with prompts of {FULL.prompt // 4} to {FULL.prompt} tokens and {FULL.new // 8} to {FULL.new} "
     "new ones, prefill included. `generate_batch` is transformers' continuous batching, greedy, after its warm-up."
 )
 LOOP = (
-    "Random actions, starter problems, {program} tokens a program, {rewrite} a rewrite, {reflection} a reflection; with "
-    "random weights every text runs to its limit and every rewrite is asked for twice, so this is the most that a step "
-    'can cost. "in the model" counts the host\'s time in forward passes.'
+    "Random actions, starter problems. With random weights every text runs to its limit and every rewrite is asked for "
+    'twice: the most that a step can cost. "In the model" counts the host\'s time in forward passes.'
 )
 
 
-def _select(good: dict[str, Result], kind: str) -> dict[str, Result]:
-    return {name: result for name, result in good.items() if name.split()[0] == kind}
+def report(folder: Path) -> None:
+    """Write README.md and the figures from ``measurements.jsonl``; a section for each device."""
+    rows = read(folder / "measurements.jsonl")
+    if not rows:
+        sys.exit(f"error: no measurements in {folder}; run without --report on the machine with the GPU first")
+    devices = dict.fromkeys(row["device"] for row in rows)
+    sections = [section(folder, device, [row for row in rows if row["device"] == device]) for device in devices]
+    (folder / "README.md").write_text("\n\n".join([INTRODUCTION, *sections]) + "\n", encoding="utf-8")
+    print(f"wrote {folder / 'README.md'}")
 
 
-def _nearest(decoded: dict[str, Result], model: str, batch: int) -> Result | None:
-    return next((r for name, r in decoded.items() if name.split()[1] == model and r["batch"] == batch), None)
-
-
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.1f} %"
-
-
-def longest(name: str, result: Result) -> str:
-    """One line: the kernels that take longest in a step."""
-    kernels = [f"{1e3 * seconds:.2f} ms `{kernel}`" for kernel, seconds in list(result["longest"].items())[:5]]
-    return f"{' '.join(name.split()[1:])}, longest kernels per step: {', '.join(kernels)}."
+def section(folder: Path, device: str, rows: list[Result]) -> str:
+    """The tables of one device."""
+    kinds: dict[str, dict[str, Result]] = defaultdict(dict)
+    for row in rows:
+        if row["error"] is None:
+            kinds[row["name"].split()[0]][row["name"]] = row["result"]
+    parts = [f"## {device}"]
+    rates, decoded = kinds["machine"].get("machine"), kinds["decode"]
+    if rates:
+        facts = {**rates["hardware"], **rates["versions"]}
+        listed = ", ".join(
+            f"{key} {v / 2**30:.0f} GiB" if "memory" in key else f"{key} {v}" for key, v in facts.items()
+        )
+        parts.append(
+            f"{listed}. Copy {rates['copy_bytes_per_second'] / 1e12:.2f} TB/s, {rates['dtype']} matrix product "
+            f"{rates['matmul_flops'] / 1e12:.3g} TFLOP/s, launch of a small kernel {1e6 * rates['launch_seconds']:.1f} us."
+        )
+    if decoded and rates:
+        limits: dict[str, Column] = {
+            "bound ms": lambda _, r: 1e3 * bound(r, rates),
+            "times the bound": lambda _, r: r["step_seconds"] / bound(r, rates),
+            "GB per step": lambda _, r: sum(r["bytes"].values()) / 1e9,
+            "achieved GB/s": scaled("bytes_per_second", 1e-9),
+            "of the copy rate": lambda _, r: percent(r["bytes_per_second"] / rates["copy_bytes_per_second"]),
+            "prefill tokens/s": scaled("prefill_tokens_per_second", 1),
+        }
+        weights: dict[str, Column] = {"weights": lambda _, r: r["weights"]}
+        figure = f"decode-{re.sub('[^a-z0-9]+', '-', device.lower())}.png"
+        draw_decode(folder / figure, decoded, rates)
+        parts += ["### Decode", table(decoded, {**MODEL, **TOKENS, **STEP, **limits, **PEAK, **weights})]
+        parts += [f"![Decode speed against rows]({figure})", DECODE]
+    if split := kinds["breakdown"]:
+        keys = {"step": "step", "launches": "forward_launch", "forward": "forward", "sampling": "sample"}
+        keys |= {"of it choosing": "choose", "bookkeeping": "accept", "kernels running": "kernel_seconds"}
+        for result in split.values():
+            parted = result["forward"] + result["sample"] + result["accept"]
+            result["rest"] = result["step_waiting"] - parted
+        times: dict[str, Column] = {name: scaled(key, 1e3) for name, key in keys.items()}
+        counts = {"kernels": scaled("kernels", 1), "choices": scaled("choose_calls", 1)}
+        parts += ["### Where a step's time goes", BREAKDOWN]
+        parts.append(table(split, {**MODEL, **times, "rest": scaled("rest", 1e3), **counts}))
+        for name, result in split.items():
+            longest = [f"{1e3 * seconds:.2f} ms `{kernel}`" for kernel, seconds in list(result["longest"].items())[:5]]
+            parts.append(f"{' '.join(name.split()[1:])}, longest kernels of a step: {', '.join(longest)}.")
+    if others := {**kinds["attention"], **kinds["compile"], **kinds["generate"]}:
+        for name, result in others.items():
+            same = decoded.get(f"decode {name.split()[1]} {name.split()[-1]}")
+            result["ratio"] = result["tokens_per_second"] / same["tokens_per_second"] if same else None
+        what: dict[str, Column] = {"what": lambda name, _: " ".join([name[0], *name[2:-1]])}
+        more: dict[str, Column] = {"against this loop": scaled("ratio", 1), "warm-up s": scaled("compile_seconds", 1)}
+        ordered = dict(sorted(others.items(), key=lambda item: (item[0].split()[1], item[1]["batch"])))
+        graphs: dict[str, Column] = {"graphs": lambda _, r: r.get("graphs")}
+        parts += ["### Attention back ends, compilation, and transformers' `generate`", OTHERS]
+        parts.append(table(ordered, {**MODEL, **what, **TOKENS, **STEP, **more, **graphs, **PEAK}))
+    if filled := kinds["prefill"]:
+        passes: dict[str, Column] = {"tokens in a pass": lambda _, r: r["width"], "passes": lambda _, r: r["passes"]}
+        speed = {"prefill tokens/s": scaled("prefill_tokens_per_second", 1)}
+        parts += ["### Prefill", table(filled, {**MODEL, **passes, **speed})]
+    if mixed := kinds["ragged"]:
+        which: dict[str, Column] = {"model": lambda name, _: name[1], "loop": lambda name, _: " ".join(name[2:-1])}
+        run: dict[str, Column] = {"slots": lambda _, r: r["slots"], **TOKENS, "seconds": scaled("seconds", 1)}
+        parts += ["### Rows of different lengths", RAGGED, table(mixed, {**which, **run, **PEAK})]
+    if whole := kinds["loop"]:
+        pair: dict[str, Column] = {
+            "code model + rewriter": lambda name, _: " ".join(name[1:-1]),
+            "environments": lambda _, r: r["num_envs"],
+            "env steps/s": scaled("steps_per_second", 1),
+            **TOKENS,
+            "in the model": lambda _, r: percent(r["forward_share"]),
+            "GPU busy": lambda _, r: percent(r["gpu_share"]),
+            "watts": scaled("gpu_watts", 1),
+        }
+        for kind in ("generation", "rewriting", "mutation", "sandbox", "embedding", "other"):
+            pair[kind] = lambda _, r, kind=kind: percent(r["shares"].get(kind, 0.0))  # type: ignore[misc]
+        first = next(iter(whole.values()))
+        program, rewrite, reflection = first["limits"]
+        note = f"{LOOP} Limits: {program} tokens a program, {rewrite} a rewrite, {reflection} a reflection. Lexicon: "
+        note += f"{first['lexicon']}. Embedder: {first['embedder']}. Sandbox: {first['sandbox']}."
+        parts += ["### The environment loop", note, table(whole, {**pair, **PEAK})]
+    if failed := {row["name"]: row for row in rows if row["error"] is not None}:
+        why: dict[str, Column] = {"what": lambda name, _: " ".join(name), "why": lambda _, row: row["error"]}
+        parts += ["### Not measured", table(failed, why)]
+    return "\n\n".join(parts)
 
 
 def draw_decode(path: Path, decoded: dict[str, Result], rates: Result) -> None:
@@ -1406,7 +1391,7 @@ def draw_decode(path: Path, decoded: dict[str, Result], rates: Result) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     left.set(yscale="log", ylabel="tokens per second", title="Decode speed, 1 run")
-    right.set(ylabel="achieved bytes/s (% of the copy rate)", title="Use of the memory's bandwidth, 1 run")
+    right.set(ylabel="achieved bytes/s (% of the copy rate)", ylim=(0, None), title="Use of the bandwidth, 1 run")
     left.legend(fontsize=8)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
