@@ -51,9 +51,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import platform
 import re
-import resource
 import signal
 import statistics
 import subprocess
@@ -70,8 +68,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import _common
 
 Result = dict[str, Any]
 
@@ -439,7 +436,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         if self.cuda:
             return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        return int(1e6 * _common.peak_memory_mb())
 
     def load(self, *names: str) -> None:
         """Have these models in memory and no others."""
@@ -709,27 +706,17 @@ def machine(bench: Bench) -> Result:
     product = 2 * scale.matmul**3 / median_seconds(lambda: left @ right)
     small = torch.zeros(1, device=bench.device)
     launch = median_seconds(lambda: [small.add_(1) for _ in range(1000)]) / 1000
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "transformers", "tokenizers", "triton", "flash-attn", "numpy"):
+    about, more = _common.machine(), []
+    for package in ("triton", "flash-attn"):
         with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    cpu = next((line.split(": ", 1)[1] for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown")
-    hardware = {"cpu": cpu, "cpus": os.cpu_count(), "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
+            more.append(f"{package} {importlib.metadata.version(package)}")
     if bench.cuda:
-        properties = torch.cuda.get_device_properties(0)
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True, timeout=60).stdout.split("\n")[0]
-        hardware |= {"gpu": properties.name, "gpu_memory": properties.total_memory, "driver": driver}
-        versions |= {"cuda": torch.version.cuda}
+        more += [f"CUDA {torch.version.cuda}", f"driver {driver}", f"{(bench.memory() or 0) / 2**30:.0f} GiB"]
     rates = {"copy_bytes_per_second": copied, "matmul_flops": product, "launch_seconds": launch}
-    return {"hardware": hardware, "versions": versions, "dtype": str(bench.dtype).removeprefix("torch."), **rates}
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+    about |= {"summary": ", ".join([_common.describe(about), *more]), "dtype": str(bench.dtype).removeprefix("torch.")}
+    return {**about, **rates}
 
 
 def decode(
@@ -1292,12 +1279,8 @@ def section(folder: Path, device: str, rows: list[Result]) -> str:
     parts = [f"## {device}"]
     rates, decoded = kinds["machine"].get("machine"), kinds["decode"]
     if rates:
-        facts = {**rates["hardware"], **rates["versions"]}
-        listed = ", ".join(
-            f"{key} {v / 2**30:.0f} GiB" if "memory" in key else f"{key} {v}" for key, v in facts.items()
-        )
         parts.append(
-            f"{listed}. Copy {rates['copy_bytes_per_second'] / 1e12:.2f} TB/s, {rates['dtype']} matrix product "
+            f"{rates['summary']}. Copy {rates['copy_bytes_per_second'] / 1e12:.2f} TB/s, {rates['dtype']} matrix product "
             f"{rates['matmul_flops'] / 1e12:.3g} TFLOP/s, launch of a small kernel {1e6 * rates['launch_seconds']:.1f} us."
         )
     if decoded and rates:
