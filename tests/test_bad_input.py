@@ -191,10 +191,14 @@ def test_an_output_folder_of_another_config_is_refused_and_left_alone(empty: Pat
 
     config = small(**yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text()))
     with scripted_parts() as parts:
-        PPOCodeT5Trainer(config, parts=parts).control("resampling", empty / "runs/smoke/resampling", report=str)
+        PPOCodeT5Trainer(config, parts=parts).control(
+            "resampling", empty / "runs/smoke/01_ppo_codet5/resampling", report=str
+        )
     files = {path: path.read_bytes() for path in empty.rglob("*") if path.is_file()}
     said = refused("-p", "seed=1", "-p", "dtype=float32", "-p", "device=cpu")
-    assert re.search(r"runs/smoke/resampling belongs to another config \(different: seed\); choose another", said)
+    assert re.search(
+        r"runs/smoke/01_ppo_codet5/resampling belongs to another config \(different: seed\); choose another", said
+    )
     assert {path: path.read_bytes() for path in empty.rglob("*") if path.is_file()} == files
 
 

@@ -14,15 +14,14 @@ from typing import Any
 
 import nbformat
 import pytest
-from ppo_codet5.helpers.runs import RunError
 from tiny import save_llama, save_t5
 
-from ppo_codet5.reproduce import NOTEBOOKS, load_profile, parameters_of
+from ppo_codet5.reproduce import NOTEBOOKS, chosen, load_profile, parameters_of, share
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = sorted(ROOT.glob("0*.ipynb"))
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
-LOOPS = {"twin:train", "twin:evaluate"}  # the loops, which may be as long as a class
+LOOPS = {"twin:train", "twin:evaluate", "own:train-bandit"}  # the loops, which may be as long as a class
 
 
 def code_cells(notebook: Any) -> list[Any]:
@@ -90,19 +89,22 @@ def test_every_parameter_is_read_somewhere(notebook: Any) -> None:
     assert [name for name in names if not re.search(rf"\bconfig\.{name}\b|\"{name}\"", rest)] == []
 
 
+def test_what_is_read_of_the_parameters_is_there(notebook: Any) -> None:
+    names = {node.target.id for node in ast.parse(parameters_cell(notebook).source).body}
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    read = re.findall(r"(?:(?<![\w.])|\b(?:self|world|agent|baselines)\.)config\.(\w+)", code)
+    assert set(read) - {"json"} <= names
+
+
 @pytest.mark.parametrize("profile", PROFILES)
-def test_profiles_set_parameters_that_a_notebook_has(profile: str) -> None:
-    refusals = []
-    for path in COMMITTED:
-        if any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells):
-            try:
-                values = parameters_of(path, load_profile(profile))
-            except RunError as error:
-                refusals.append(f"{path.name}: {error}")
-            else:
-                assert values["run_dir"].startswith("runs/")
-                return
-    pytest.fail("\n".join(refusals))
+def test_profiles_set_parameters_that_their_notebooks_have(profile: str) -> None:
+    values = load_profile(profile)
+    taken = share(values, chosen(profile, None))
+    assert set().union(*taken.values()) == values.keys()  # what only a notebook that is left out knows is of no use
+    for name, its in taken.items():
+        parameters_of(ROOT / name, its)
+        assert its.get("run_dir") in (None, f"{values['run_dir']}/{Path(name).stem}")
+    assert values["run_dir"].startswith("runs/")
 
 
 def test_tags_are_unique_and_cells_short(notebook: Any) -> None:
@@ -140,44 +142,75 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return done
 
 
-def check_run(folder: Path, done: subprocess.CompletedProcess) -> None:
-    for name in NOTEBOOKS:
-        notebook = nbformat.read(folder / "runs" / "smoke" / name, as_version=4)
+AGENT = ("ppo", "resampling", "random")
+CONTROLS = ("resampling", "fixed_action", "schedule", "bandit")
+STRATEGIES = {  # by notebook, and the figures
+    "01_ppo_codet5": (AGENT, ("synthetic", "budget", "training", "actions")),
+    "02_PPO_LlaMa": (AGENT, ("synthetic", "budget", "training", "actions")),
+    "03_baselines": (
+        [
+            "direct",
+            "mutation",
+            "rewriting",
+            "resampling",
+            "random",
+            "fixed_action",
+            "schedule",
+            "bandit",
+            "epic",
+            "reflexion",
+        ],
+        ("baselines_budget",),
+    ),
+}
+
+
+def check_run(folder: Path, done: subprocess.CompletedProcess, *numbers: str) -> None:
+    stems = [stem for stem in STRATEGIES if stem[:2] in numbers]
+    assert sorted(path.stem for path in (folder / "runs/smoke").glob("*.ipynb")) == stems
+    for stem in stems:
+        notebook = nbformat.read(folder / "runs" / "smoke" / f"{stem}.ipynb", as_version=4)
         cells = code_cells(notebook)
         assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
         check_outputs(notebook, folder)
         assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
-    for strategy in ("ppo", "resampling", "random"):
-        summary = json.loads((folder / "runs/smoke" / strategy / "summary.json").read_text())
-        assert summary["scores"][strategy]["n"] == 4
-        assert f"{strategy} " in done.stdout
-    figures = {path.name for path in (folder / "runs" / "smoke" / "figures").iterdir() if path.stat().st_size > 5000}
-    assert {f"{name}.{kind}" for name in ("synthetic", "budget", "training", "actions") for kind in ("png", "svg")} <= (
-        figures
-    )
+        strategies, figures = STRATEGIES[stem]
+        for strategy in strategies:
+            (path,) = (folder / "runs/smoke" / stem).glob(f"{strategy}*/summary.json")
+            assert json.loads(path.read_text())["scores"][strategy]["n"] == 4
+            assert f"{strategy} " in done.stdout
+        drawn = {p.name for p in (folder / "runs/smoke" / stem / "figures").iterdir() if p.stat().st_size > 5000}
+        assert {f"{name}.{kind}" for name in figures for kind in ("png", "svg")} <= drawn
     assert "done in" in done.stdout
 
 
 def test_it_runs_headless_with_the_real_small_model(tmp_path: Path) -> None:
-    check_run(tmp_path, run(tmp_path))
+    check_run(tmp_path, run(tmp_path, "--notebooks", "01"), "01")
 
 
-def tiny_models(folder: Path) -> list[str]:
-    """Arguments that name an encoder-decoder and a rewriter, a few thousand random weights each."""
-    models = {"code_model": save_t5(folder / "t5"), "rewriter_model": save_llama(folder / "llama")}
+def tiny_models(folder: Path, code: str = "t5") -> list[str]:
+    """Arguments that name a code model of this shape and a rewriter, a few thousand random weights each."""
+    rewriter = save_llama(folder / "rewriter", seed=1)
+    models = {"code_model": {"t5": save_t5, "llama": save_llama}[code](folder / code), "rewriter_model": rewriter}
     return [part for name, path in models.items() for part in ("-p", f"{name}={path.relative_to(folder)}")]
 
 
-def test_it_runs_headless_with_an_encoder_decoder(tmp_path: Path) -> None:
-    check_run(tmp_path, run(tmp_path, *tiny_models(tmp_path)))
+def test_they_run_headless_with_an_encoder_decoder(tmp_path: Path) -> None:
+    check_run(tmp_path, run(tmp_path, "--notebooks", "01", "03", *tiny_models(tmp_path)), "01", "03")
+
+
+def test_they_run_headless_with_a_chat_model_that_writes_its_whole_reply(tmp_path: Path) -> None:
+    form = ("-p", "prompt_form=chat-free", "-p", "visible_tests=all")
+    check_run(tmp_path, run(tmp_path, "--notebooks", "02", "03", *form, *tiny_models(tmp_path, "llama")), "02", "03")
 
 
 @pytest.mark.slow
-def test_what_is_complete_is_read_and_not_run_again(tmp_path: Path) -> None:
-    names = tiny_models(tmp_path)
-    run(tmp_path, *names)
+def test_the_real_small_model_runs_them_all_and_what_is_complete_is_read(tmp_path: Path) -> None:
+    numbers = [name[:2] for name in STRATEGIES]
+    run(tmp_path, "--notebooks", *numbers)
     logs = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.jsonl")}
-    again = run(tmp_path, *names)
-    check_run(tmp_path, again)
-    assert again.stdout.count("is complete: read, not run again") == 3
+    again = run(tmp_path, "--notebooks", *numbers)
+    check_run(tmp_path, again, *numbers)
+    assert again.stdout.count("is complete: read, not run again") == 6
+    assert again.stdout.count(": complete, read from") == 10
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.jsonl")} == logs

@@ -163,3 +163,27 @@ def test_as_a_command(tree):
     edit(tree / COPY, "twin:gae", lambda cell: cell.metadata.update(tags=[]))
     done = subprocess.run([*command, "--check"], capture_output=True, text=True)
     assert done.returncode == 1 and "tag it twin:gae or rename it" in done.stderr and "Traceback" not in done.stderr
+
+
+ONLY_PPO = {"env", "gae", "agent", "batch", "rollout", "synthetic", "train", "trainer"}
+
+
+def test_the_notebooks_hold_the_twins_of_their_part():
+    of = {n: {tag for tag in sources(ROOT / n) if tag.startswith("twin:")} for n in (SOURCE, COPY, OTHER)}
+    assert of[COPY] == of[SOURCE]
+    assert of[SOURCE] - of[OTHER] == {f"twin:{name}" for name in ONLY_PPO} and of[OTHER] < of[SOURCE]
+
+
+@pytest.mark.parametrize("name", [COPY, OTHER])
+def test_a_drifted_twin_of_the_real_notebooks_is_noticed(name, tmp_path):
+    (tmp_path / "ppo_codet5").mkdir()
+    for file in (SOURCE, COPY, OTHER, "ppo_codet5/core.py"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    whole = (tmp_path / name).read_bytes()
+    tags = [tag for tag in sources(tmp_path / name) if tag.startswith("twin:")]
+    for tag in (tags[0], tags[len(tags) // 2], tags[-1]):
+        edit(tmp_path / name, tag, lambda cell: cell.update(source=cell.source + "\n"))
+        code, output = sync(tmp_path, "--check")
+        assert (code, output.split(":")[0]) == (1, name), tag
+        (tmp_path / name).write_bytes(whole)
+    assert len(tags) > 15 and sync(tmp_path, "--check") == (0, "")

@@ -1,0 +1,716 @@
+"""Notebook 03: every strategy in its world, with scripted models in place of real ones; and notebook 02's prompts."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from notebooks import module_of
+from ppo_codet5.helpers import scoring
+from ppo_codet5.helpers.gencache import CachedGenerator
+from ppo_codet5.helpers.models import Request
+from ppo_codet5.helpers.programs import extract_program
+from ppo_codet5.helpers.runs import RunError, read_rows
+from ppo_codet5.helpers.stops import cut
+from scripted import CUT, REFLECT, STARTER, Coder, Rewriter, partly, right, scripted_llama, small, sometimes, wrong
+
+from ppo_codet5 import core
+from ppo_codet5.core import Parts, PPOCodeT5Trainer
+
+STRATEGIES = ("direct", "mutation", "rewriting", "random", "epic", "reflexion")
+CONTROLS = ("resampling", "fixed_action", "schedule", "bandit")
+ALL = STRATEGIES + CONTROLS
+FEW: dict[str, Any] = {
+    "train_limit": 4,
+    "eval_limit": 6,
+    "max_episodes": 8,
+    "episodes_per_update": 4,
+    "num_envs": 4,
+    "max_steps": 3,
+    "dtype": "float32",
+    "device": "cpu",
+    "generation_cache": None,
+    "selection_limit": 3,
+}
+PROBLEMS = [problem for split in STARTER.values() for problem in split]
+IDS = {split: {problem.task_id for problem in problems} for split, problems in STARTER.items()}
+CONTENT = ("attempts.jsonl", "metrics.jsonl", "results.csv", "summary.json")
+Rule = Callable[[Any, Request], str]
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def never(problem: Any, request: Request) -> str:
+    return wrong(problem)
+
+
+def halfway(problem: Any, request: Request) -> str:
+    return partly(problem)
+
+
+def task_of(request: Request) -> str:
+    """The task with its notes, from a prompt in completion form."""
+    return request.prompt.removeprefix('"""\n').partition("\nassert ")[0]
+
+
+def when_rewritten(problem: Any, request: Request) -> str:
+    return right(problem) if ", version " in task_of(request) else wrong(problem)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def parts() -> Iterator[Parts]:
+    from killable import scripted_parts
+
+    with scripted_parts() as parts:
+        yield parts
+
+
+@pytest.fixture
+def make(parts: Parts, tmp_path: Path) -> Callable[..., Any]:
+    """Baselines with scripted models of their own; their notebook's module is ``.nb``."""
+
+    def make(rule: Rule = sometimes, coder: type[Coder] = Coder, **changes: Any) -> Any:
+        nb = module_of("03_baselines.ipynb", **{**FEW, "run_dir": str(tmp_path / "runs"), **changes})
+        own = Parts(coder(PROBLEMS, rule), Rewriter(), parts.lexicon, parts.embedder, parts.sandbox)
+        baselines = nb.Baselines(nb.config, parts=own)
+        baselines.nb = nb
+        return baselines
+
+    return make
+
+
+def rows_of(baselines: Any, strategy: str, phase: str | None = "eval") -> list[dict[str, Any]]:
+    rows = read_rows(baselines.folder(strategy) / "attempts.jsonl")
+    return [row for row in rows if phase in (None, row["phase"])]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in CONTENT}
+
+
+def played(baselines: Any, strategy: str) -> dict[int, list[dict[str, Any]]]:
+    baselines.run(strategy, report=quiet)
+    return scoring.by_problem(rows_of(baselines, strategy))
+
+
+# Prompts
+
+
+def test_both_prompts_are_those_of_notebooks_01_and_02() -> None:
+    baselines, notes = module_of("03_baselines.ipynb"), ("It is off by one.", "It forgets zero.")
+    for form, notebook in (("completion", "01_ppo_codet5.ipynb"), ("chat", "02_PPO_LlaMa.ipynb"), ("chat-free", "")):
+        changes = {"prompt_form": form} if form != "completion" else {}
+        theirs = module_of(notebook or "02_PPO_LlaMa.ipynb", **changes)
+        baselines.config.prompt_form = form
+        assert baselines.STOP_RULE == theirs.STOP_RULE
+        for problem in STARTER["test"][:20]:
+            for args in ((problem, problem.text, problem.tests[:1]), (problem, "Other words.", problem.tests, notes)):
+                assert baselines.code_prompt(*args) == theirs.code_prompt(*args)
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompt_form = 'completion' must be 'chat' or 'chat-free'"):
+        module_of("02_PPO_LlaMa.ipynb", prompt_form="completion")
+
+
+CODE = "import math\n\ndef half(x):\n    return math.floor(x / 2)\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"[PYTHON]\n{CODE}[/PYTHON]\nThis halves x. Here is how to use it: half(4)",
+        f"Sure! Here is the function:\n[PYTHON]\n{CODE}[/PYTHON]",
+        f"Here is your function.\n\n```python\n{CODE}```\nIt halves x.\n```python\nprint(half(3))\n```",
+        f"```\n{CODE}```",
+        f"[PYTHON]\n```python\n{CODE}```\n[/PYTHON]",
+        f"{CODE}\nThis function halves x.",
+        f" [PYTHON]\n{CODE}\n# Tests\nassert half(2) == 1\n[/PYTHON]",
+    ],
+)
+def test_what_chat_models_write_becomes_the_program(reply: str) -> None:
+    kept = cut(reply, module_of("02_PPO_LlaMa.ipynb").STOP_RULE)
+    program, note = extract_program(kept, "half")
+    assert program == CODE.strip().replace("\n\n", "\n\n") and note == ""
+    assert "how to use" not in kept and "print" not in kept
+
+
+def test_a_llama_asked_in_chat_form_scores_one_if_it_spells_the_references(
+    tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole path of notebook 02 on a real decode loop: chat template, forced start, stop rule, extraction."""
+    problems = STARTER["test"][:12]
+    monkeypatch.setattr(core, "code_prompt", module_of("02_PPO_LlaMa.ipynb").code_prompt)
+    chat = Parts(
+        scripted_llama(tmp_path / "llama", problems, 5), Rewriter(), parts.lexicon, parts.embedder, parts.sandbox
+    )
+    world = core.PromptWorld(small(max_new_tokens=200), chat, problems)
+    episodes = [core.Episode(problem, 0) for problem in problems]
+    world.advance(episodes, [0] * len(episodes))
+    assert [episode.best for episode in episodes] == [1] * len(problems)
+    assert all(all(episode.attempts[0]["full_mask"]) for episode in episodes)
+    request = core.code_request(problems[0], "Task.", small(), seed=0)
+    assert request.prompt[0][0] == "user" and request.prefix.startswith("```python\ndef ")
+
+
+# Budgets, rows, random numbers
+
+
+@pytest.mark.parametrize("visible", [1, "all"])
+@pytest.mark.parametrize("rule", [sometimes, never])
+def test_no_strategy_exceeds_its_budget_or_goes_on_when_it_has_solved(
+    make: Callable[..., Any], visible: object, rule: Rule
+) -> None:
+    baselines = make(rule, visible_tests=visible)
+    for strategy in ALL:
+        budget, attempts = (1 if strategy in STRATEGIES[:3] else 3), played(baselines, strategy)
+        assert set(attempts) == {problem.task_id for problem in baselines.problems["eval"]}
+        for rows in attempts.values():
+            shown = 1 if visible == 1 else len(rows[0]["test_mask"])
+            assert all(len(row["visible_mask"]) == shown for row in rows)
+            solved = [all(row["visible_mask"]) for row in rows]
+            assert len(rows) <= budget and not any(solved[:-1])
+            assert solved[-1] or len(rows) == budget
+        summary = json.loads((baselines.folder(strategy) / "summary.json").read_text())
+        score = summary["scores"][strategy]
+        assert (score["budget"], score["n"], len(summary["curves"][strategy])) == (budget, 6, budget)
+        assert score["generations"] == sum(map(len, attempts.values()))
+
+
+def test_rows_and_summaries_look_like_the_trainer_s(make: Callable[..., Any], tmp_path: Path) -> None:
+    baselines = make()
+    shared = {name: FEW[name] for name in FEW if name != "selection_limit"}
+    trainer = PPOCodeT5Trainer(small(**shared), parts=baselines.parts)
+    for strategy in ("resampling", "random"):  # the same rows from the same seeds, byte for byte
+        theirs = trainer.control(strategy, tmp_path / strategy, report=quiet)
+        ours = baselines.run(strategy, report=quiet)
+        assert ours == theirs
+        name = "attempts.jsonl"
+        assert (baselines.folder(strategy) / name).read_bytes() == (tmp_path / strategy / name).read_bytes()
+    for strategy in ALL:
+        baselines.run(strategy, report=quiet)
+        for row in rows_of(baselines, strategy, None):
+            extra = {"schedule"} if row["phase"] == "selection" else set()
+            assert list(row)[: len(row) - len(extra)] == list(rows_of(baselines, "random")[0])
+            assert row["strategy"] == strategy and set(row) - set(rows_of(baselines, "random")[0]) == extra
+    identities = [json.loads((baselines.folder(s) / "config.json").read_text())["identity"] for s in ALL]
+    theirs = json.loads((tmp_path / "random" / "config.json").read_text())["identity"]
+    for identity in identities:
+        differ = {k for k in identity.keys() & theirs.keys() if identity[k] != theirs[k]}
+        assert differ <= {"strategy"}
+        assert identity.keys() - theirs.keys() == {"prompt_form", "own_settings", "tuning"}
+    own = {identity["strategy"]: identity["own_settings"] for identity in identities}
+    assert own["direct"] == own["mutation"] == own["rewriting"] == {"max_steps": 1}
+    assert {s for s in ALL if not own[s]} == {"random", *CONTROLS}
+    assert own["reflexion"]["temperature"] == own["epic"]["temperature"] == 0
+
+
+def test_equal_requests_get_equal_answers(make: Callable[..., Any]) -> None:
+    baselines = make(eval_limit=20)
+    runs = {strategy: played(baselines, strategy) for strategy in ALL}
+    assert [rows[0]["code"] for rows in runs["direct"].values()] == [r[0]["code"] for r in runs["resampling"].values()]
+    for action, single in enumerate(("direct", "mutation", "rewriting")):
+        first = [task for task, rows in runs["random"].items() if rows[0]["action"] == action]
+        assert first
+        for task in first:
+            ours, theirs = runs["random"][task][0], runs[single][task][0]
+            assert (ours["prompt"], ours["code"]) == (theirs["prompt"], theirs["code"])
+    assert [rows[0]["code"] for rows in runs["epic"].values()] == [r[0]["code"] for r in runs["reflexion"].values()]
+    chosen = json.loads((baselines.folder("fixed_action") / "summary.json").read_text())["chosen"]
+    assert chosen in ([0] * 3, [1] * 3, [2] * 3)
+    if chosen[0] == 0:
+        assert [len(r) for r in runs["fixed_action"].values()] == [len(r) for r in runs["resampling"].values()]
+
+
+def test_a_batch_holds_all_problems(make: Callable[..., Any]) -> None:
+    """One call of the code model per attempt, and at most three of the rewriter (reflect, rewrite, once more)."""
+    for strategy in ("resampling", "random", "rewriting", "epic", "reflexion"):
+        baselines = make(never, num_envs=6, run_dir=f"unused/{strategy}")
+        baselines.config.run_dir = str(Path(make().config.run_dir) / strategy)
+        baselines.run(strategy, report=quiet)
+        attempts = 1 if strategy == "rewriting" else 3
+        assert [len(batch) for batch in baselines.parts.code.batches] == [6] * attempts
+        assert len(baselines.parts.rewriter.batches) <= 3 * attempts
+
+
+# EPiC
+
+
+def test_parents_are_drawn_in_proportion_to_fitness() -> None:
+    nb, rng = module_of("03_baselines.ipynb"), np.random.default_rng(0)
+    for fitness, shares in (([0, 1 / 3, 2 / 3], [0, 1 / 3, 2 / 3]), ([0, 0], [0.5, 0.5]), ([0.5], [1])):
+        drawn = Counter(nb.draw_parents(fitness, 6000, rng))
+        for index, share in enumerate(shares):
+            assert drawn[index] / 6000 == pytest.approx(share, abs=0.025) and bool(drawn[index]) == bool(share)
+
+
+def test_elitism_keeps_the_best_and_the_earliest_of_equals() -> None:
+    population = module_of("03_baselines.ipynb").Population(judged=[("a", 0.2), ("b", 0.6), ("c", 0.6), ("d", 0.0)])
+    kept = {mode: Counter() for mode in (True, False)}
+    for mode, counts in kept.items():
+        for draw in range(700):
+            prompt, parents = population.next_parents(4, mode, np.random.default_rng(draw))
+            counts[prompt] += 1
+            assert len(parents) == 4 and "d" not in parents
+    assert kept[True] == {("b", 0.6): 700}
+    for prompt, share in (("a", 1 / 7), ("b", 3 / 7), ("c", 3 / 7)):
+        assert kept[False][(prompt, dict(population.judged)[prompt])] / 700 == pytest.approx(share, abs=0.06)
+
+
+def epic_search(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, rule: Rule, **changes: Any) -> Any:
+    """EPiC on three problems, and the parents of each batch of mutants that it asked for."""
+    baselines = make(rule, **{"eval_limit": 3, "max_steps": 12, "visible_tests": "all", **changes})
+    mutate, parents = baselines.nb.EpicGA.mutate, []
+
+    def recorded(self: Any, texts: list[str], rngs: list[Any], **more: Any) -> list[str]:
+        parents.extend([list(texts)] if texts else [])
+        return mutate(self, texts, rngs, **more)
+
+    monkeypatch.setattr(baselines.nb.EpicGA, "mutate", recorded)
+    return baselines, played(baselines, "epic"), parents
+
+
+def test_epic_tries_greedily_then_rewrites_then_mutates(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baselines, attempts, parents = epic_search(make, monkeypatch, never)
+    rewriter, code = baselines.parts.rewriter, baselines.parts.code
+    assert [len(batch) for batch in rewriter.batches] == [15]  # five rewrites of three problems in one call
+    assert {request.temperature for request in rewriter.requests} == {0.9}
+    assert len({request.seed for request in rewriter.requests}) == 15
+    assert {request.temperature for request in code.requests} == {0.0}
+    assert [len(batch) for batch in parents] == [12, 12]  # four mutants of three problems, twice
+    for rows in attempts.values():
+        assert [row["action"] for row in rows] == [0] + [2] * 5 + [1] * 6
+        assert [row["rewriter_calls"] for row in rows] == [0, 5] + [0] * 10
+        rewrites = {row["prompt"] for row in rows[1:6]}
+        assert len(rewrites) == 5 and all(", version " in prompt for prompt in rewrites)
+        known = {row["prompt"] for row in rows[:6]}
+        assert {text for text in parents[0] if text in known}  # of a generation that was judged
+        assert not {row["prompt"] for row in rows[6:]} <= known
+
+
+def test_epic_s_mutants_come_from_the_fit(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the third rewrite passes some asserts, so it is the one parent there is, and what elitism keeps."""
+    fit: dict[str, str] = {}
+
+    def rule(problem: Any, request: Request) -> str:
+        task = task_of(request)
+        if ", version " in task and len(seen[problem.task_id] | {task}) == 3 and task not in seen[problem.task_id]:
+            fit[problem.task_id] = task
+        seen[problem.task_id] |= {task} if ", version " in task else set()
+        return partly(problem) if task == fit.get(problem.task_id) else wrong(problem)
+
+    for elitism in (True, False):
+        seen: dict[int, set[str]] = defaultdict(set)
+        fit.clear()
+        folder = f"elitism-{elitism}"
+        _, attempts, parents = epic_search(
+            make, monkeypatch, rule, epic_elitism=elitism, run_dir=make().config.run_dir + folder
+        )
+        texts = set(fit.values())
+        assert len(texts) == 3 and set(parents[0]) == set(parents[1]) == texts
+        for rows in attempts.values():
+            best = max(rows, key=lambda row: scoring.share(row["visible_mask"]))
+            assert scoring.submitted(rows) == best and best["attempt"] == 3
+        monkeypatch.undo()
+
+
+def test_epic_writes_no_rewrite_that_the_budget_cannot_judge(make: Callable[..., Any]) -> None:
+    baselines = make(never, max_steps=3)
+    for rows in played(baselines, "epic").values():
+        assert [row["action"] for row in rows] == [0, 2, 2]
+        assert [row["rewriter_calls"] for row in rows] == [0, 2, 0]
+
+
+def test_epic_s_public_variant_accepts_less_and_ends_sooner(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, attempts, _ = epic_search(make, monkeypatch, never, epic_variant="public", max_steps=30)
+    assert {len(rows) for rows in attempts.values()} == {1 + 5 + 4 + 4}
+    monkeypatch.undo()
+
+    def two_of_three(problem: Any, request: Request) -> str:
+        """0.67 of the asserts in the first population, as later: 0.8 is asked for there and 0.6 after it."""
+        return (
+            f"{problem.reference}\nkeep = {problem.entry_point}\ndef {problem.entry_point}(*v):\n"
+            f"    import json\n    r = keep(*v)\n    return r if json.dumps(v) != {last_call(problem)!r} else 'no'"
+        )
+
+    def last_call(problem: Any) -> str:
+        return json.dumps(arguments(problem.tests[-1]))
+
+    folder = make().config.run_dir + "-accepts"
+    baselines, attempts, _ = epic_search(
+        make, monkeypatch, two_of_three, epic_variant="public", max_steps=30, run_dir=folder
+    )
+    for rows in attempts.values():
+        assert scoring.share(rows[0]["visible_mask"]) == pytest.approx(2 / 3)
+        assert len(rows) == 1 + 5 + 1  # the first mutant is accepted
+    assert baselines.nb.own_settings(baselines.config, "epic")["epic_elitism"] is False
+
+
+def arguments(test: str) -> list[Any]:
+    """The arguments of ``assert call == expected``, literals only."""
+    import ast
+
+    call = ast.parse(test).body[0].test.left
+    return [ast.literal_eval(argument) for argument in call.args]
+
+
+# Reflexion
+
+
+def test_reflexion_puts_program_feedback_and_the_last_reflections_into_the_prompt(make: Callable[..., Any]) -> None:
+    for variant, memory, size in (("paper", 3, 3), ("paper", 2, 2), ("public", 3, 1)):
+        changes = {"reflexion_variant": variant, "reflexion_memory": memory, "max_steps": 6, "eval_limit": 3}
+        baselines = make(halfway, visible_tests="all", run_dir=f"{make().config.run_dir}-{variant}-{memory}", **changes)
+        attempts = played(baselines, "reflexion")
+        for task, rows in attempts.items():
+            problem = next(p for p in PROBLEMS if p.task_id == task)
+            said: list[str] = []
+            for before, row in zip([None, *rows], rows, strict=False):
+                prompt, notes = row["prompt"], re.findall(rf"Note: ({REFLECT} .+)", row["prompt"])
+                if before is None:
+                    assert prompt == baselines.nb.clean_task(problem.text) and not row["rewriter_calls"]
+                    continue
+                assert before["code"] in prompt and " fails: " not in prompt and "similarity" not in prompt
+                assert "should be" in prompt and row["rewriter_calls"] == 1 and row["action"] == 0
+                assert len(notes) == min(size, row["attempt"]) and notes[:-1] == said[len(said) - len(notes) + 1 :]
+                said.append(notes[-1])
+            assert len(rows) == 6 and len(set(said)) == 5
+        rewriter = baselines.parts.rewriter
+        assert [len(batch) for batch in rewriter.batches] == [3] * 5  # all failed problems in one call
+        assert {request.temperature for request in rewriter.requests} == {0.2}
+        assert {request.temperature for request in baselines.parts.code.requests} == {0.0}
+        assert all(request.prefix == REFLECT for request in rewriter.requests)
+
+
+def test_a_docstring_in_the_failed_program_does_not_end_the_prompt_s(make: Callable[..., Any]) -> None:
+    def documented(problem: Any, request: Request) -> str:
+        return f'def {problem.entry_point}(*values):\n    """Words."""\n    return None'
+
+    baselines = make(documented)
+    played(baselines, "reflexion")
+    prompts = [request.prompt for request in baselines.parts.code.requests]
+    assert any("'''Words.'''" in prompt for prompt in prompts)
+    assert all(prompt.count('"""') == 2 for prompt in prompts)
+
+
+def test_what_reflexion_learns_on_one_problem_stays_there(make: Callable[..., Any]) -> None:
+    baselines = make(never)
+    world = baselines.world(types.SimpleNamespace(log=lambda *row: None), "eval", "reflexion")
+    one, two = (baselines.nb.Episode(problem, 0) for problem in baselines.problems["eval"][:2])
+    for _ in range(3):
+        world.advance([one], [0])
+        ended = world.ended(one)
+    assert ended == (False, True) and world.memory.entries == []
+    world.advance([two], [0])
+    assert "Note" not in two.attempts[0]["prompt"]
+
+
+# Selection
+
+
+def test_choosing_looks_at_selection_problems_only(make: Callable[..., Any]) -> None:
+    for split, other in (("test", "validation"), ("validation", "train")):
+        baselines = make(eval_split=split, run_dir=f"{make().config.run_dir}-{split}")
+        asked: list[set[str]] = []
+        evaluate = baselines.nb.evaluate_policy
+
+        def spied(*args: Any, baselines=baselines, asked=asked, evaluate=evaluate, **more: Any) -> None:
+            asked.append({request.prefix for request in baselines.parts.code.requests})
+            evaluate(*args, **more)
+
+        baselines.nb.evaluate_policy = spied
+        for strategy in ("fixed_action", "schedule"):
+            baselines.run(strategy, report=quiet)
+            selected = {row["task_id"] for row in rows_of(baselines, strategy, "selection")}
+            assert len(selected) == 3 and selected <= IDS[other]
+            assert {row["task_id"] for row in rows_of(baselines, strategy)} <= IDS[split]
+        names = {f"def {problem.entry_point}(" for problem in baselines.problems["selection"]}
+        assert asked[0] == names and not names & {f"def {p.entry_point}(" for p in baselines.problems["eval"]}
+        assert {row["phase"] for row in rows_of(baselines, "schedule", None)} == {"selection", "eval"}
+
+
+def test_each_candidate_scores_as_if_it_alone_had_been_played(make: Callable[..., Any]) -> None:
+    """Shared starts, copied memories and all: a schedule found in the tree repeats when it is run on its own."""
+    baselines = make(max_steps=3, selection_limit=5, schedule_beam=9, memory_scope="problem")
+    summary = baselines.run("schedule", report=quiet)
+    assert summary["chosen"] == summary["candidates"][0]["schedule"] and len(summary["candidates"]) == 9
+    tree = defaultdict(dict)
+    for row in rows_of(baselines, "schedule", "selection"):
+        tree[row["task_id"]][tuple(row["schedule"])] = row
+    for candidate in summary["candidates"]:
+        actions = candidate["schedule"]
+        world = baselines.world(None, "selection", "schedule")
+        episodes = [baselines.nb.Episode(problem, 0) for problem in baselines.problems["selection"]]
+        for action in actions:
+            live = [episode for episode in episodes if episode.best < 1]
+            world.advance(live, [action] * len(live)) if live else None
+        for episode in episodes:
+            for step, row in enumerate(episode.attempts):
+                there = tree[episode.problem.task_id][tuple(actions[: step + 1])]
+                assert {k: v for k, v in there.items() if k != "schedule"} == {
+                    k: v for k, v in row.items() if k != "reward"
+                } | {"reward": row["reward"]}
+        solved = [all(scoring.submitted(episode.attempts)["scored_mask"]) for episode in episodes]
+        assert candidate["pass_at_1"] == pytest.approx(np.mean(solved))
+        assert candidate["generations"] == sum(len(episode.attempts) for episode in episodes)
+    merits = [(c["pass_at_1"], c["soft_pass_at_1"], -c["generations"]) for c in summary["candidates"]]
+    assert merits == sorted(merits, reverse=True)
+
+
+def test_the_search_finds_what_works_and_says_what_it_cost(make: Callable[..., Any]) -> None:
+    def rewritten_then_mutated(problem: Any, request: Request) -> str:
+        """Right if the words of a rewrite, known by its name for the function, were mutated: action 2, then 1."""
+        task = task_of(request)
+        mutated = f"named {problem.entry_point} " in task and "returns the value that the task describes" not in task
+        return right(problem) if mutated else wrong(problem)
+
+    drastic = {"mutation_rate": 1.0, "min_similarity": 0.0}
+    for beam, exact in ((9, True), (2, False)):
+        folder = f"{make().config.run_dir}-{beam}"
+        baselines = make(rewritten_then_mutated, selection_limit=4, schedule_beam=beam, run_dir=folder, **drastic)
+        summary, fixed = (baselines.run(name, report=quiet) for name in ("schedule", "fixed_action"))
+        if exact:
+            assert summary["chosen"][:2] == [2, 1]  # the two that do the same later take more generations
+            assert summary["candidates"][0]["pass_at_1"] > fixed["candidates"][0]["pass_at_1"] == 0
+        for strategy, its in (("schedule", summary), ("fixed_action", fixed)):
+            rows = rows_of(baselines, strategy, "selection")
+            cost = its["selection_cost"]
+            assert cost["generations"] == len(rows)
+            assert cost["rewriter_calls"] == sum(row["rewriter_calls"] for row in rows) > 0
+            assert cost["tokens"] == cost["code_tokens"] + cost["rewriter_tokens"] > 0
+            assert its["scores"][strategy]["generations"] == len(rows_of(baselines, strategy))
+        widths = Counter(len(row["schedule"]) for row in rows_of(baselines, "schedule", "selection"))
+        assert widths[1] == 12 and widths[2] <= 4 * 3 * min(3, beam) and widths[3] <= 4 * 3 * beam
+        assert len(fixed["candidates"]) == 3 and len({tuple(set(c["schedule"])) for c in fixed["candidates"]}) == 3
+
+
+def test_the_selection_costs_at_most_what_the_training_may(make: Callable[..., Any]) -> None:
+    for max_steps, beam, episodes in ((3, 9, 240), (4, 27, 240), (10, 9, 1000), (2, 1, 8)):
+        changes = {"max_steps": max_steps, "schedule_beam": beam, "max_episodes": episodes, "eval_limit": None}
+        baselines = make(**changes, selection_limit=None)
+        count = len(baselines.problems["selection"])
+        most = sum(baselines.nb.search_widths(baselines.config, beam))
+        assert 1 <= count <= 30 and count * most <= max(most, episodes * max_steps)
+        assert count == 30 or (count + 1) * most > episodes * max_steps
+    assert baselines.nb.search_widths(make(max_steps=3).config, 9) == [3, 9, 27]
+
+
+# Bandit
+
+
+def test_the_bandit_s_posterior_is_ridge_regression() -> None:
+    nb, rng = module_of("03_baselines.ipynb"), np.random.default_rng(0)
+    bandit, x, r = nb.LinearThompson(5, 2, ridge=2.0, scale=0.3), rng.normal(size=(40, 5)), rng.normal(size=40)
+    actions = rng.integers(2, size=40)
+    for rows in np.split(np.arange(40), 8):
+        bandit.update(x[rows], actions[rows], r[rows])
+    means, deviations = bandit.posterior(x[:7])
+    for a in range(2):
+        mine = actions == a
+        stacked = np.vstack([x[mine], np.sqrt(2.0) * np.eye(5)])
+        weights, *_ = np.linalg.lstsq(stacked, np.concatenate([r[mine], np.zeros(5)]), rcond=None)
+        assert means[:, a] == pytest.approx(x[:7] @ weights)
+        inverse = np.linalg.inv(stacked.T @ stacked)
+        assert deviations[:, a] == pytest.approx([np.sqrt(row @ inverse @ row) for row in x[:7]])
+    again = nb.LinearThompson(5, 2, ridge=1.0, scale=0.3)
+    again.load_state_dict(bandit.state_dict())
+    assert np.array_equal(again.posterior(x)[0], bandit.posterior(x)[0])
+
+
+def test_the_bandit_learns_which_action_suits_which_context() -> None:
+    nb, chance = module_of("03_baselines.ipynb"), np.array([[0.6, 0.2, 0.2], [0.1, 0.7, 0.2], [0.2, 0.3, 0.5]])
+    for seed in range(3):
+        rng, bandit, earned = np.random.default_rng(seed), nb.LinearThompson(3, 3, 1.0, 0.3), []
+        for _ in range(150):
+            kinds = rng.integers(3, size=8)
+            taken = bandit.act(np.eye(3)[kinds], rng.standard_normal((8, 3)))
+            rewards = rng.random(8) < chance[kinds, taken]
+            bandit.update(np.eye(3)[kinds], taken, rewards)
+            earned.append(chance[kinds, taken].mean())
+        assert bandit.act(np.eye(3)).tolist() == [0, 1, 2]
+        assert np.mean(earned[-50:]) > 0.55 > np.mean(earned[:5])  # the best possible is 0.6
+
+
+def test_the_bandit_trains_on_training_problems_and_then_acts_on_what_it_learned(make: Callable[..., Any]) -> None:
+    baselines = make(when_rewritten, max_episodes=24, train_limit=8)
+    summary = baselines.run("bandit", report=quiet)
+    trained = rows_of(baselines, "bandit", "train")
+    assert {row["task_id"] for row in trained} <= IDS["train"]
+    assert len({(row["task_id"], row["visit"]) for row in trained}) == 24
+    assert summary["training_cost"]["generations"] == len(trained)
+    assert {row["action"] for row in trained} == {0, 1, 2}
+    assert {row["action"] for row in rows_of(baselines, "bandit")} == {2}
+    assert summary["scores"]["bandit"]["pass_at_1"] == 1
+    metrics = read_rows(baselines.folder("bandit") / "metrics.jsonl")
+    assert [row["episodes"] for row in metrics] == [4, 8, 12, 16, 20, 24]
+    assert sum(row["steps"] for row in metrics) == len(trained)
+
+
+def test_exploration_does_not_depend_on_the_batch(make: Callable[..., Any]) -> None:
+    baselines = make()
+    world = baselines.world(None, "selection", "bandit")
+    bandit = baselines.nb.LinearThompson(4, 3, 1.0, 1.0)
+    slots = [baselines.nb.Episode(problem, visit) for visit in (0, 1) for problem in baselines.problems["train"]]
+    contexts = np.random.default_rng(0).normal(size=(8, 4))
+    together = baselines.nb.explore(bandit, world, contexts, slots)
+    alone = [baselines.nb.explore(bandit, world, contexts[i : i + 1], slots[i : i + 1])[0] for i in range(8)]
+    assert together.tolist() == alone and len(set(alone)) > 1
+
+
+# Interruptions, run directories, the plan
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Breaking(Coder):
+    """Fails at one of its calls."""
+
+    fails_at = 0
+
+    def generate(self, requests: Any, *each: Any) -> Any:
+        if len(self.batches) + 1 == self.fails_at:
+            raise Interrupted
+        return super().generate(requests, *each)
+
+
+@pytest.mark.parametrize("strategy", ["random", "schedule", "bandit", "epic", "reflexion"])
+def test_an_interrupted_run_ends_with_the_same_bytes(make: Callable[..., Any], strategy: str) -> None:
+    few = {"num_envs": 1, "max_episodes": 8, "episodes_per_update": 2, "eval_limit": 9, "memory_scope": "run"}
+    whole = make(**few)
+    whole.run(strategy, report=quiet)
+    calls, kills = len(whole.parts.code.batches), 0
+    folder, at = f"{whole.config.run_dir}-killed", 1
+    while True:
+        broken = make(coder=Breaking, run_dir=folder, **few)
+        broken.parts.code.fails_at = at
+        try:
+            broken.run(strategy, report=quiet)
+            break
+        except Interrupted:
+            kills, at = kills + 1, at + max(1, calls // 6)
+    assert kills >= 3
+    assert content(broken.folder(strategy)) == content(whole.folder(strategy))
+
+
+def test_a_finished_run_is_read_and_belongs_to_its_own_parameters(make: Callable[..., Any]) -> None:
+    first = make()
+    for strategy in ALL:
+        first.run(strategy, report=quiet)
+    assert first.pending(ALL) == []
+
+    class Silent(Coder):
+        def generate(self, requests: Any, *each: Any) -> Any:
+            raise AssertionError("this run should not have generated anything")
+
+    lines: list[str] = []
+    for strategy in ALL:
+        assert make(coder=Silent).run(strategy, report=lines.append)["strategy"] == strategy
+    assert all("complete, read from" in line for line in lines) and len(lines) == len(ALL)
+    own = {
+        "epic_population": "epic",
+        "reflexion_memory": "reflexion",
+        "bandit_scale": "bandit",
+        "schedule_beam": "schedule",
+    }
+    for name, strategy in own.items():
+        other = make(coder=Silent, **{name: 2})
+        for unaffected in set(ALL) - {strategy}:
+            other.run(unaffected, report=quiet)
+        with pytest.raises(RunError, match="belongs to another config"):
+            other.pending([strategy])
+    with pytest.raises(RunError, match=r"belongs to another config .*different: tuning"):
+        make(selection_limit=2).run("fixed_action")
+    with pytest.raises(RunError, match=r"belongs to another config .*different: temperature"):
+        make(temperature=0.9).pending(["direct"])
+    assert make(seed=1, eval_limit=None).pending(ALL) == list(ALL)  # another seed has folders of its own
+
+
+def test_the_plan_is_an_upper_bound_and_exact_where_nothing_is_solved(make: Callable[..., Any]) -> None:
+    baselines = make(never, max_episodes=8, schedule_beam=2, max_steps=4)
+    sizes = {phase: len(problems) for phase, problems in baselines.problems.items()}
+    for strategy in ALL:
+        most, calls = baselines.nb.amounts(baselines.config, strategy, sizes, solved=0.0)
+        expected, _ = baselines.nb.amounts(baselines.config, strategy, sizes, solved=0.4)
+        baselines.run(strategy, report=quiet)
+        rows = rows_of(baselines, strategy, None)
+        assert most == len(rows)
+        assert expected < most or strategy in STRATEGIES[:3]
+        if strategy in ("direct", "mutation", "rewriting", "resampling", "epic", "reflexion"):
+            assert calls == sum(row["rewriter_calls"] for row in rows)
+    measured = {"solved": 0.4, "code": (60.0, 100.0), "rewriter": (30.0, 10.0)}
+    lines = baselines.nb.plan(baselines, ("direct", "rewriting"), measured).splitlines()
+    assert lines[1].split() == ["direct", "6", "6", "0", "1", "6.0"]
+    assert lines[2].split() == ["rewriting", "6", "6", "6", "1", "9.0"]
+    assert lines[3].split() == ["sum", "12", "12", "6", "1", "15.0"]
+
+
+def test_the_probe_measures_the_model_and_not_the_cache(make: Callable[..., Any], tmp_path: Path) -> None:
+    baselines = make(lambda problem, request: right(problem) if problem.task_id % 2 else wrong(problem))
+    code, rewriter = baselines.parts.code, baselines.parts.rewriter
+    baselines.parts.code, baselines.parts.rewriter = (CachedGenerator(m, tmp_path / "c") for m in (code, rewriter))
+    for asked in (1, 2):
+        measured = baselines.nb.probe(baselines, 4)
+        assert len(code.batches) == asked
+        odd = sum(problem.task_id % 2 for problem in baselines.problems["train"])
+        assert measured["solved"] == (odd + 1) / 6
+        assert measured["code"][1] > 10 and measured["rewriter"][1] > 10
+    assert not list((tmp_path / "c").rglob("*.json"))
+
+
+def test_wrong_parameters_are_refused_in_one_sentence() -> None:
+    import nbformat
+    from notebooks import ROOT
+
+    cells = nbformat.read(ROOT / "03_baselines.ipynb", as_version=4).cells
+    parameters, check = (
+        next(cell.source for cell in cells if start in cell.source)
+        for start in ("epic_variant: str", "config = settings.read_parameters")
+    )
+    for changes, words in (
+        ({"prompt_form": "chatty"}, "prompt_form = 'chatty' must be one of completion, chat, chat-free"),
+        ({"epic_variant": "new"}, "epic_variant = 'new' must be one of paper, public"),
+        ({"strategies": "direct, epik"}, "unknown strategies epik; known: direct, mutation"),
+        ({"reflexion_memory": 0}, "reflexion_memory = 0 must be more than 0"),
+        ({"selection_limit": 0}, "selection_limit = 0 must be more than 0"),
+        ({"bandit_ridge": 0.0}, "bandit_ridge = 0.0 must be more than 0"),
+        ({"max_steps": 0}, "max_steps = 0 must be more than 0"),
+    ):
+        namespace: dict[str, Any] = {"__name__": "check"}
+        exec(compile(parameters, "parameters", "exec", dont_inherit=True), namespace)
+        namespace |= changes
+        exec("from ppo_codet5.helpers import runs, settings\nfrom pathlib import Path", namespace)
+        with pytest.raises(RunError, match=re.escape(words)):
+            exec(compile(check, "check", "exec", dont_inherit=True), namespace)
+
+
+def test_a_rewrite_that_is_no_sentence_is_replaced_for_epic_too(make: Callable[..., Any]) -> None:
+    baselines = make(never)
+    baselines.parts.rewriter.rule = lambda request: "def f(" + CUT
+    for rows in played(baselines, "epic").values():
+        problem = next(p for p in PROBLEMS if p.task_id == rows[0]["task_id"])
+        assert rows[1]["prompt"].startswith(f"Write a Python function named {problem.entry_point} that does this: ")
+        assert rows[1]["rewriter_calls"] == 4  # two rewrites, each asked for twice
