@@ -1,0 +1,423 @@
+"""Run directories for comparison: read, checked against each other, sorted into the columns of a table.
+
+A column holds runs of one code model over the same problems, with the same visible asserts, scoring, budget and
+sampling (DESIGN: protocols). A run that differs is not an error: it is left out, and a sentence says why.
+Nothing here loads a model or torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import scoring
+from .runs import RunError, read_rows
+
+PUBLISHED = {  # the rows of the published table, in its order
+    "direct": "Direct Generation (Action 0, 1 attempt)",
+    "mutation": "Genetic Mutation (Action 1, 1 attempt)",
+    "rewriting": "Semantic Rewriting (Action 2, 1 attempt)",
+    "random": "Randomized Selection (published: 10 steps)",
+    "epic": "EPiC",
+    "reflexion": "Reflexion",
+    "ppo": "RL Agent (PPO)",
+}
+CONTROLS = {  # what any claim must beat, and the agent's other way to act
+    "ppo_sampled": "RL Agent (PPO, actions sampled)",
+    "resampling": "I.i.d. resampling",
+    "fixed_action": "Best fixed action",
+    "schedule": "Tuned fixed schedule",
+    "bandit": "Contextual bandit",
+}
+TITLES = {**PUBLISHED, **CONTROLS}
+AGENT = "ppo"
+ACTIONS = ("direct generation", "genetic mutation", "semantic rewriting")  # an attempt's ``action``
+ONE_ATTEMPT = ("direct", "mutation", "rewriting")  # their budget is 1 by definition
+EQUAL_BUDGET = ("random", "resampling", "fixed_action", "schedule", "bandit")  # any claim must beat all of these
+OWN_SETTINGS = ("epic", "reflexion")  # define some settings themselves: the row is marked
+LEARNED = ("ppo", "ppo_sampled", "bandit")
+TUNED = (*LEARNED, "fixed_action", "schedule")  # spend something before they are scored
+NEEDS_SEEDS = (*LEARNED, "random")  # what they choose depends on the seed
+SEEDS_WANTED = 3
+
+_NEEDED = "strategy seed problems eval_split visible_tests code_model rewriter_model max_steps temperature task_ids"
+_PER_RUN = "strategy seed own_settings tuning train train_limit eval_limit num_envs batch_size device"
+_LEARNING = (
+    "max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatches value_coef "
+    "entropy_coef max_grad_norm hidden_size success_reward penalty_scale reward_scale updates_ahead synthetic_updates"
+)
+_NEVER_OWN = "problems eval_split visible_tests code_model max_steps task_ids scored preamble timeout_seconds"
+_SLIM = (
+    "phase strategy seed task_id attempt action visible_mask scored_mask outcomes prompt_tokens completion_tokens "
+    "rewriter_calls rewriter_prompt_tokens rewriter_completion_tokens"
+)
+_OWN = {"own_settings", "tuning"}
+PER_RUN = set(_PER_RUN.split())  # may differ between any two runs of a column
+LEARNING = set(_LEARNING.split())  # may differ between strategies, not between seeds of one
+NEVER_OWN = set(_NEVER_OWN.split())  # no strategy may define these itself
+SLIM = tuple(_SLIM.split())  # what scores and figures read of an attempt: all that is kept in results/
+KINDS = ("syntax", "error", "wrong answer", "time-out")
+_KIND = {"compile_error": "syntax", "wrong_value": "wrong answer", "timeout": "time-out"}
+
+Matrix = NDArray[np.float64]
+Row = Mapping[str, Any]
+
+
+def slim(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The evaluated attempts, without prompts, programs and feedback: small enough to commit."""
+    return [{name: row[name] for name in SLIM} for row in rows if row["phase"] == "eval"]
+
+
+def failure(outcomes: Sequence[str]) -> str:
+    """Kind of the first assert that did not pass, one of ``KINDS``; empty if all passed."""
+    failed = [outcome for outcome in outcomes if outcome != "pass"]
+    first = next((outcome for outcome in failed if outcome != "not_run"), *failed[:1] or ("",))
+    return _KIND.get(first, "error") if first else ""
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One complete run directory; ``attempts`` are its evaluated attempts in the slim form."""
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    attempts: list[dict[str, Any]]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.config["identity"]
+
+    @property
+    def strategy(self) -> str:
+        return self.identity["strategy"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What other runs must agree with: the identity, and the revisions of the models.
+
+        Notebook 01, which knows one form of prompt only, does not name it.
+        """
+        revisions = {
+            f"{role} revision": self.config[role]["revision"] for role in ("code", "rewriter") if role in self.config
+        }
+        return {"prompt_form": "completion", **self.identity, **revisions}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row per PPO update of a run of the agent."""
+        return read_rows(self.path / "metrics.jsonl")
+
+
+def read_run(path: str | Path) -> RunDir:
+    """A run directory, whole or as kept in ``results/``; :class:`RunError` says what is missing."""
+    path = Path(path)
+    config = _config(path / "config.json")
+    if missing := [name for name in _NEEDED.split() if name not in config.get("identity", {})]:
+        raise RunError(f"{path}: config.json lacks {', '.join(missing)}; left out")
+    if not (path / "summary.json").exists():
+        raise RunError(f"{path}: no summary.json, the run is not complete; left out")
+    logs = ["attempts.jsonl", "metrics.jsonl"][: 1 + (config["identity"]["strategy"] == AGENT)]
+    if missing := [name for name in logs if not (path / name).exists()]:
+        raise RunError(f"{path}: no {', '.join(missing)}, so nothing can be counted; left out")
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    try:
+        attempts = slim(read_rows(path / "attempts.jsonl"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: attempts.jsonl holds a row that is no attempt ({error}); left out") from None
+    return RunDir(path, config, summary, attempts)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The content of a run's ``config.json``; empty for a file of that name that is not a run's."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) and isinstance(config.get("identity"), dict) else {}
+
+
+def collect(places: str) -> tuple[list[RunDir], list[str]]:
+    """All runs in and under the folders of ``places`` (separated by ";"), and a sentence on each that is left out."""
+    found, notes = [], []
+    for place in filter(None, (part.strip() for part in places.split(";"))):
+        if not Path(place).is_dir():
+            raise RunError(f"runs: there is no folder {place}; give folders of run directories, separated by ;")
+        for config in sorted(Path(place).rglob("config.json")):
+            if _config(config):
+                try:
+                    found.append(read_run(config.parent))
+                except RunError as error:
+                    notes.append(str(error))
+    return found, notes
+
+
+# Comparing
+
+
+def differences(run: RunDir, reference: RunDir) -> list[str]:
+    """Names of the settings in which ``run`` may not stand in one column with ``reference``."""
+    excused = PER_RUN | LEARNING
+    if run.strategy in ONE_ATTEMPT:
+        excused = excused | {"max_steps"}
+    if run.strategy in OWN_SETTINGS:
+        excused = excused | (set(run.identity.get("own_settings") or {}) - NEVER_OWN)
+    mine, theirs = run.settings, reference.settings
+    return sorted(k for k in (mine.keys() & theirs.keys()) - excused if mine[k] != theirs[k])
+
+
+def _words(run: RunDir, reference: RunDir, names: Sequence[str]) -> str:
+    mine, theirs = run.settings, reference.settings
+    long = ("task_ids", "scored")
+    return ", ".join(
+        f"other {name} ({len(mine[name])} against {len(theirs[name])})" if name == "task_ids"
+        else f"other {name}" if name in long
+        else f"{name} {mine.get(name)!r} against {theirs.get(name)!r}"
+        for name in names
+    )  # fmt: skip
+
+
+@dataclass
+class Entry:
+    """One strategy in one column: its runs by seed, and what follows from their attempts."""
+
+    strategy: str
+    task_ids: list[int]
+    budget: int
+    runs: dict[int, RunDir] = field(default_factory=dict)
+    attempts: dict[int, dict[int, list[Row]]] = field(default_factory=dict)  # by seed, by problem, up to the budget
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(self.runs)
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        return self.runs[self.seeds[0]].identity.get("own_settings") or {}
+
+    def submissions(self, budget: int | None = None) -> list[list[Row]]:
+        """The submitted attempt of each problem, [seeds][problems], had the budget been this small."""
+        return [
+            [scoring.submitted(self.attempts[seed][task][:budget]) for task in self.task_ids] for seed in self.seeds
+        ]
+
+    def solved(self, budget: int | None = None) -> Matrix:
+        """1 where the submission passes every scored assert, else 0; [seeds, problems]."""
+        return np.array([[float(all(row["scored_mask"])) for row in rows] for rows in self.submissions(budget)])
+
+    def soft(self) -> Matrix:
+        """Share of scored asserts that the submission passes; [seeds, problems]."""
+        return np.array([[scoring.share(row["scored_mask"]) for row in rows] for rows in self.submissions()])
+
+    def best(self) -> Matrix:
+        """Largest share of scored asserts that any attempt passes: a perfect choice among them; [seeds, problems]."""
+        each = [[self.attempts[seed][task] for task in self.task_ids] for seed in self.seeds]
+        return np.array([[max(scoring.share(r["scored_mask"]) for r in rows) for rows in seed] for seed in each])
+
+    def looks_solved(self) -> tuple[Matrix, Matrix]:
+        """Where the submission passes all visible asserts, and where it passes all asserts; [seeds, problems]."""
+        rows = self.submissions()
+        visible = [[float(all(row["visible_mask"])) for row in seed] for seed in rows]
+        return np.array(visible), np.array([[float(set(row["outcomes"]) == {"pass"}) for row in s] for s in rows])
+
+    def rows(self, budget: int | None = None) -> list[Row]:
+        """All attempts, of all seeds, at most ``budget`` of each problem."""
+        return [row for seed in self.seeds for group in self.attempts[seed].values() for row in group[:budget]]
+
+    def tokens(self, budget: int | None = None) -> float:
+        """Tokens of code model and rewriter, prompts included, per problem."""
+        names = [name for name in SLIM if name.endswith("_tokens")]
+        return sum(row[name] for row in self.rows(budget) for name in names) / len(self.seeds) / len(self.task_ids)
+
+    def cost(self) -> dict[str, float]:
+        """What learning or tuning cost before the evaluation, mean over seeds; empty if it is not recorded."""
+        costs = []
+        for run in self.runs.values():
+            spent = run.summary.get("training_cost") or run.summary.get("selection_cost") or {}
+            cost = {"generations": spent.get("generations"), "tokens": sum(spent[k] for k in spent if "tokens" in k)}
+            if not spent and run.strategy == AGENT:
+                cost["generations"] = sum(row["steps"] for row in run.metrics())
+            costs.append({name: amount for name, amount in cost.items() if amount})
+        names = [name for name in ("generations", "tokens") if all(name in cost for cost in costs)]
+        return {name: float(np.mean([cost[name] for cost in costs])) for name in names}
+
+
+@dataclass
+class Column:
+    """Runs that may be compared. ``title``: code model, budget, and what else tells it from the other columns."""
+
+    reference: RunDir
+    title: str = ""
+    entries: dict[str, Entry] = field(default_factory=dict)  # by strategy, in the order of ``TITLES``
+    asserts: dict[int, tuple[int, int]] = field(default_factory=dict)  # visible and scored ones, by problem
+
+    @property
+    def parts(self) -> list[str]:
+        """What a title may name, the first two always."""
+        s = self.reference.settings
+        shown = "all asserts visible" if s["visible_tests"] == "all" else f"asserts visible: {s['visible_tests']}"
+        problems = f"{Path(str(s['problems'])).name} {s['eval_split']}, {len(s['task_ids'])} problems"
+        model = f"{Path(s['code_model']).name} ({s['prompt_form']})"
+        return [model, f"budget {s['max_steps']}", shown, problems, f"rewriter {Path(s['rewriter_model']).name}"]
+
+    @property
+    def words(self) -> str:
+        """What a figure is over."""
+        counts = [len(entry.seeds) for entry in self.entries.values()]
+        seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+        return f"{', '.join(self.parts[:4])}; {seeds} seed{'s' * (max(counts) > 1)} a strategy"
+
+
+def _name(found: Sequence[Column]) -> None:
+    """Titles as short as they can be while all differ, numbered where nothing shown tells them apart."""
+    for count in range(2, 6):
+        for column in found:
+            column.title = ", ".join(column.parts[:count])
+        if len({column.title for column in found}) == len(found):
+            return
+    for number, column in enumerate(found, 1):
+        column.title += f" ({number})"
+
+
+def columns(runs: Sequence[RunDir]) -> tuple[list[Column], list[str]]:
+    """The columns that the agent's runs open, leak-free ones first, and a sentence on each run that is in none.
+
+    Without any run of the agent there is one column, of the largest set of runs that may be compared.
+    """
+    openers = [run for run in runs if run.strategy == AGENT]
+    if not openers and runs:
+        openers = [max(runs, key=lambda opener: sum(not differences(run, opener) for run in runs))]
+    result: list[Column] = []
+    for run in openers:
+        if all(differences(run, column.reference) for column in result):
+            result.append(Column(run))
+    result.sort(key=lambda c: (c.reference.identity["visible_tests"] == "all", -len(c.reference.identity["task_ids"])))
+    _name(result)
+    notes = []
+    for run in sorted(runs, key=lambda run: run.strategy != AGENT):  # whose asserts the other rows must have
+        fits = [column for column in result if not differences(run, column.reference)]
+        for column in fits:
+            notes += _place(run, column)
+        if not fits:
+            nearest = min(result, key=lambda column: len(differences(run, column.reference)))
+            words = _words(run, nearest.reference, differences(run, nearest.reference))
+            notes.append(f"{run.path} is not comparable with the column {nearest.title!r}: {words}; listed apart")
+    for column in result:
+        column.entries = {name: column.entries[name] for name in TITLES if name in column.entries}
+    return [column for column in result if column.entries], notes
+
+
+def _place(run: RunDir, column: Column) -> list[str]:
+    """Put a run's strategies into a column; sentences on what cannot stand there."""
+    seed, notes = run.identity["seed"], []
+    if run.strategy not in TITLES:
+        return [f"{run.path}: strategy {run.strategy!r} is no row of the table; listed apart"]
+    budget = 1 if run.strategy in ONE_ATTEMPT else column.reference.identity["max_steps"]
+    for name in (AGENT, "ppo_sampled") if run.strategy == AGENT else (run.strategy,):
+        rows = [row for row in run.attempts if row["strategy"] == name]
+        entry = column.entries.get(name) or Entry(name, run.identity["task_ids"], budget)
+        if reason := _obstacle(run, column, entry, rows):
+            notes.append(f"{run.path}, {name}: {reason}")
+        else:
+            column.entries[name] = entry
+            column.asserts |= {row["task_id"]: _asserts(row) for row in rows}
+            entry.runs[seed], entry.attempts[seed] = run, scoring.by_problem(rows, budget)
+    return notes
+
+
+def _asserts(row: Row) -> tuple[int, int]:
+    return len(row["visible_mask"]), len(row["scored_mask"])
+
+
+def _obstacle(run: RunDir, column: Column, entry: Entry, rows: list[dict[str, Any]]) -> str:
+    """Why these attempts cannot stand in the column as this row; empty if they can."""
+    try:
+        scores = scoring.score(rows, entry.task_ids, entry.budget)
+    except ValueError as error:
+        return f"{error}; left out"
+    for task, attempts in scoring.by_problem(rows).items():
+        if [row["attempt"] for row in attempts] != list(range(len(attempts))):
+            return f"the attempts of problem {task} are not numbered 0, 1, 2, ...; left out"
+        if {_asserts(row) for row in attempts} != {column.asserts.get(task, _asserts(attempts[0]))}:
+            return f"problem {task} has other visible or scored asserts than in the rows before it; left out"
+    stated = run.summary.get("scores", {}).get(entry.strategy, {}).get("solved", scores["solved"])
+    if stated != scores["solved"]:
+        return f"summary.json says {stated} solved, attempts.jsonl {scores['solved']}; left out"
+    if entry.runs:
+        other = next(iter(entry.runs.values()))
+        learned = run.strategy in LEARNED
+        keys = (run.settings.keys() & other.settings.keys()) - PER_RUN - (set() if learned else LEARNING)
+        differ = sorted(k for k in keys | _OWN if (run.settings.get(k) or {}) != (other.settings.get(k) or {}))
+        if differ:
+            return f"not one row with {other.path}, {_words(run, other, differ)}; listed apart"
+    if first := entry.runs.get(run.identity["seed"]):
+        same = [row for row in first.attempts if row["strategy"] == entry.strategy] == rows
+        return f"this seed is there already, in {first.path}, with {'the same' if same else 'other'} attempts; left out"
+    return ""
+
+
+# Files from elsewhere
+
+
+@dataclass(frozen=True)
+class ForeignResults:
+    """Outcomes that another program wrote with the published columns: nothing is known of how they were made."""
+
+    name: str
+    prompt_ids: list[int]
+    soft: Matrix  # share of asserts passed, [1, problems]
+    doubts: list[str]
+
+    @property
+    def solved(self) -> Matrix:
+        return (self.soft == 1).astype(float)
+
+
+def read_foreign(files: str) -> list[ForeignResults]:
+    """``results.csv`` files, given as "NAME=PATH" separated by ";", NAME a strategy of the table or any other.
+
+    Columns ``prompt_id,passed_testcases,pass_at_1,pass_at_1_mean,generated_code``, at least the first two. Scores are
+    counted from ``passed_testcases``; rows whose ``pass_at_1`` says otherwise are counted as doubts.
+    """
+    result: dict[str, ForeignResults] = {}
+    for part in filter(None, (part.strip() for part in files.split(";"))):
+        name, separator, path = (text.strip() for text in part.partition("="))
+        if not (separator and name and path) or name in result:
+            raise RunError(f"foreign: {part!r} must have the form NAME=PATH, each name once, separated by ;")
+        result[name] = _read_foreign(name, Path(path))
+    return list(result.values())
+
+
+def _read_foreign(name: str, path: Path) -> ForeignResults:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"foreign: {path} cannot be read as CSV: {error}") from None
+    if not rows or not {"prompt_id", "passed_testcases"} <= set(rows[0]):
+        raise RunError(f"foreign: {path} has no rows with the columns {', '.join(scoring.COLUMNS[:2])}")
+    ids, soft, doubtful = [], [], 0
+    for line, row in enumerate(rows, 1):
+        try:
+            mask = json.loads(row["passed_testcases"])
+            if not mask or set(mask) - {0, 1}:
+                raise ValueError("not a list of 0 and 1")
+            ids.append(int(row["prompt_id"]))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"foreign: {path}, row {line}: prompt_id or passed_testcases is wrong ({error})") from None
+        soft.append(scoring.share(mask))
+        doubtful += float(row.get("pass_at_1") or all(mask)) != all(mask)
+    if repeated := [task for task, count in Counter(ids).items() if count > 1]:
+        raise RunError(f"foreign: {path} has more than one row for prompt_id {repeated[:5]}")
+    doubts = [f"pass_at_1 contradicts passed_testcases in {doubtful} rows"] * bool(doubtful)
+    return ForeignResults(name, ids, np.array([soft]), doubts)

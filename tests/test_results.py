@@ -1,0 +1,565 @@
+"""The results table: numbers against an independent count, what may stand in one column, and notebook 04 as it runs."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import nbformat
+import pytest
+from made_runs import SETTINGS, TASKS, attempt, make_all, make_run, simulated
+from ppo_codet5.helpers import results, scoring, tables
+from ppo_codet5.helpers.runs import RunError
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from ppo_codet5.reproduce import cell_of, execute, keep
+
+ROOT = Path(__file__).resolve().parent.parent
+DRAWS = {"seed": 0, "resamples": 500}
+
+
+def read(*folders: Path) -> tuple[list[results.Column], list[str]]:
+    """Columns, and all sentences on what is in none."""
+    runs, notes = results.collect(";".join(map(str, folders)))
+    columns, more = results.columns(runs)
+    return columns, [*notes, *more]
+
+
+# Numbers
+
+
+def counted(path: Path, strategy: str, budget: int) -> tuple[list[int], list[float]]:
+    """Solved and soft score of each problem, from the file alone: none of the project's code is used."""
+    best: dict[int, tuple[float, int, list[int]]] = {}
+    for line in (path / "attempts.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["phase"] == "eval" and row["strategy"] == strategy and row["attempt"] < budget:
+            key = (sum(row["visible_mask"]) / len(row["visible_mask"]), -row["attempt"], row["scored_mask"])
+            best[row["task_id"]] = max(best.get(row["task_id"], (-1.0, 0, [])), key, key=lambda k: k[:2])
+    masks = [best[task][2] for task in TASKS]
+    return [int(0 not in mask) for mask in masks], [sum(mask) / len(mask) for mask in masks]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_all(tmp_path_factory.mktemp("runs"))
+
+
+def test_scores_against_an_independent_count(everything):
+    (column,), notes = read(everything)
+    assert notes == [] and list(column.entries) == list(results.TITLES)
+    found = tables.scores([column], [], **DRAWS)[column.title]
+    for name, entry in column.entries.items():
+        budget = 1 if name in ("direct", "mutation", "rewriting") else SETTINGS["max_steps"]
+        folder = name.replace("_sampled", "")
+        counts = [counted(everything / f"{folder}_{seed}", name, budget) for seed in entry.seeds]
+        pass_at_1, soft = found[results.TITLES[name]]
+        assert pass_at_1.value == pytest.approx(fmean(fmean(solved) for solved, _ in counts))
+        assert soft.value == pytest.approx(fmean(fmean(soft) for _, soft in counts))
+        assert (pass_at_1.n, pass_at_1.seeds) == (len(TASKS), len(counts)) == (soft.n, soft.seeds)
+        low, high = pass_at_1.interval
+        if len(counts) == 1:
+            assert (low, high) == pytest.approx(proportion_confint(sum(counts[0][0]), len(TASKS), method="wilson"))
+        assert low <= pass_at_1.value <= high and soft.interval[0] <= soft.value <= soft.interval[1]
+    seeds = {name: entry.seeds for name, entry in column.entries.items()}
+    assert seeds["ppo"] == seeds["ppo_sampled"] == seeds["random"] == [0, 1, 2] and seeds["epic"] == [0]
+
+
+def test_tests_against_statsmodels(everything):
+    (column,), _ = read(everything)
+    found = tables.comparisons([column], **DRAWS)
+    assert [c.strategy for c in found] == [name for name in results.TITLES if name != "ppo"]
+    for c in found:
+        folder, budget = c.strategy.replace("_sampled", ""), column.entries[c.strategy].budget
+        pairs = [
+            (counted(everything / f"ppo_{seed}", "ppo", 4)[0], counted(everything / f"{folder}_{seed}", c.strategy, budget)[0])
+            for seed in c.seeds
+        ]  # fmt: skip
+        if len(c.seeds) == 1:
+            cross = Counter(zip(*pairs[0], strict=True))
+            table = [[cross[1, 1], cross[1, 0]], [cross[0, 1], cross[0, 0]]]
+            assert (c.wins, c.losses) == (cross[1, 0], cross[0, 1])
+            assert c.p == pytest.approx(mcnemar(table, exact=True).pvalue if c.wins + c.losses else 1)
+        else:
+            sums = [sum(a[i] - b[i] for a, b in pairs) for i in range(len(TASKS))]
+            assert (c.wins, c.losses) == (sum(s > 0 for s in sums), sum(s < 0 for s in sums))
+        assert c.difference == pytest.approx(fmean(fmean(a) - fmean(b) for a, b in pairs))
+        assert c.interval[0] <= c.difference <= c.interval[1]
+    adjusted = multipletests([c.p for c in found], method="holm")[1]
+    shown = [row[-1] for row in tables.comparison_table(found).rows]
+    assert shown == ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in adjusted]
+
+
+def rows_of(strategy: str, *problems: list[list[str]], **more: Any) -> list[dict]:
+    """Attempts with these outcomes, problem by problem; the last attempt of each has action 2."""
+    return [
+        attempt(strategy, 0, task, i, outcomes, **{"action": 2 * (i == len(tries) - 1)}, **more)
+        for task, tries in enumerate(problems, 1)
+        for i, outcomes in enumerate(tries)
+    ]
+
+
+P, W, X, C, T, N = "pass", "wrong_value", "exception", "compile_error", "timeout", "not_run"
+
+
+@pytest.fixture
+def four(tmp_path):
+    """The agent on four problems: solved at once; solved at the second try; only looks solved; never."""
+    outcomes = [[[P, P, P]], [[X, X, X], [P, P, P]], [[T, N, N], [P, P, W]], [[C, C, C], [W, P, P], [W, W, W]]]
+    rows = rows_of("ppo", *outcomes) + rows_of("ppo_sampled", *outcomes)
+    make_run(tmp_path / "ppo", "ppo", rows=rows, task_ids=[1, 2, 3, 4], max_steps=3)
+    return tmp_path
+
+
+def test_a_small_case_by_hand(four):
+    (column,), _ = read(four)
+    entry = column.entries["ppo"]
+    assert entry.solved().tolist() == [[1, 1, 0, 0]] and entry.solved(1).tolist() == [[1, 0, 0, 0]]
+    assert entry.soft()[0] == pytest.approx([1, 1, 2 / 3, 0]) and entry.best()[0] == pytest.approx([1, 1, 2 / 3, 2 / 3])
+    shares = tables.failure_shares(column)["RL Agent (PPO)"]
+    assert shares == {"": 0.5, "syntax": 0.25, "error": 0, "wrong answer": 0.25, "time-out": 0}
+    visible, everything, gap, _ = tables.gaps(column, **DRAWS)["RL Agent (PPO)"]
+    assert (visible, everything, gap) == (0.75, 0.5, 0.25)
+    steps, errors = tables.action_counts(entry)
+    assert steps == {"1": [3, 0, 1], "2": [1, 0, 2], "3": [0, 0, 1]}
+    assert errors == {"syntax": [1, 0, 0], "error": [0, 0, 1], "wrong answer": [0, 0, 1], "time-out": [0, 0, 1]}
+    assert [p["tokens"] for p in tables.budget_curves(column, **DRAWS)["RL Agent (PPO)"]] == [100, 175, 200]
+    assert tables.cost_table([column]).rows[1][1:] == ["3", "2.00", "0.00", "200", "50.0", "300 generations"]
+
+
+def test_challenge_asserts_that_are_not_scored_count_for_the_gap_only(tmp_path):
+    outcomes = [[[P, P, P, W]], [[P, P, P, P]], [[P, P, X, P]]]
+    rows = [row for name in ("ppo", "ppo_sampled") for row in rows_of(name, *outcomes)]
+    rows = [{**row, "visible_mask": row["full_mask"][:3], "scored_mask": row["full_mask"][:3]} for row in rows]
+    make_run(tmp_path / "ppo", "ppo", rows=rows, task_ids=[1, 2, 3], visible_tests="all")
+    (column,), _ = read(tmp_path)
+    shares = tables.failure_shares(column)["RL Agent (PPO)"]
+    assert (shares[""], shares["error"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert tables.gaps(column, **DRAWS)["RL Agent (PPO)"][:3] == pytest.approx((2 / 3, 1 / 3, 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "kind"),
+    [
+        ([P, P], ""),
+        ([P, W], "wrong answer"),
+        ([N, T], "time-out"),
+        ([C], "syntax"),
+        ([P, "oom"], "error"),
+        ([N], "error"),
+    ],
+)
+def test_the_kind_of_a_failure_is_that_of_its_first_failed_assert(outcomes, kind):
+    assert results.failure(outcomes) == kind
+
+
+def test_budget_curves_agree_with_the_summaries(everything):
+    (column,), _ = read(everything)
+    curves = tables.budget_curves(column, **DRAWS)
+    for name, entry in column.entries.items():
+        if len(entry.seeds) == 1:
+            scored = scoring.budget_curve(entry.rows(), TASKS, entry.budget)
+            for point, score in zip(curves[results.TITLES[name]], scored, strict=True):
+                assert point["pass_at_1"] == pytest.approx(score["pass_at_1"])
+                assert (point["low"], point["high"]) == pytest.approx(score["pass_at_1_interval"])
+                assert point["tokens"] == pytest.approx((score["code_tokens"] + score["rewriter_tokens"]) / len(TASKS))
+
+
+def test_actions_are_named_as_in_the_method():
+    tree = ast.parse((ROOT / "ppo_codet5" / "core.py").read_text())
+    names = (n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "ACTIONS")  # type: ignore[attr-defined]
+    assert ast.literal_eval(next(names).value) == results.ACTIONS
+
+
+# What is kept
+
+
+def test_what_is_kept_gives_the_same_table_and_holds_no_texts(everything, tmp_path):
+    (tmp_path / "figures").mkdir()
+    keep(everything, tmp_path / "kept")
+    (whole,), _ = read(everything)
+    (kept,), notes = read(tmp_path / "kept")
+    assert notes == []
+    assert tables.scores([whole], [], **DRAWS) == tables.scores([kept], [], **DRAWS)
+    for function in (tables.budget_curves, tables.gaps):
+        assert function(whole, **DRAWS) == function(kept, **DRAWS)
+    assert tables.cost_table([whole]).rows == tables.cost_table([kept]).rows
+    text = (tmp_path / "kept" / "ppo_0" / "attempts.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert all(tuple(row) == results.SLIM and row["phase"] == "eval" for row in rows)
+    assert "def f" not in text and "Write a function" not in text and "fails" not in text
+    assert [r for r in rows if r["strategy"] == "ppo"] == [r for r in whole.entries["ppo"].runs[0].attempts if r["strategy"] == "ppo"]  # fmt: skip
+
+
+def test_a_run_that_is_not_complete_is_not_kept_as_one(tmp_path):
+    make_run(tmp_path / "runs" / "ppo", "ppo", finish=False)
+    make_run(tmp_path / "runs" / "random", "random")
+    keep(tmp_path / "runs", tmp_path / "kept")
+    assert not (tmp_path / "kept" / "ppo" / "attempts.jsonl").exists()
+    assert list(read(tmp_path / "kept")[0][0].entries) == ["random"]
+
+
+# What may stand in one column
+
+
+@pytest.fixture
+def agent(tmp_path):
+    make_run(tmp_path / "ppo", "ppo")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("visible_tests", "all"),
+        ("max_steps", 5),
+        ("temperature", 0.7),
+        ("max_new_tokens", 64),
+        ("preamble", "import math"),
+        ("timeout_seconds", 9.0),
+        ("eval_split", "validation"),
+        ("code_model", "other"),
+        ("rewriter_model", "other"),
+        ("task_ids", TASKS[:-1]),
+        ("scored", "hash of other problems"),
+        ("prompt_form", "chat"),
+    ],
+)
+def test_another_setting_is_refused_and_named(agent, setting, value):
+    make_run(agent / "resampling", "resampling", **{setting: value})
+    (column,), (note,) = read(agent)
+    assert "resampling" not in column.entries
+    assert re.search(rf"/resampling is not comparable with the column .*{setting}.*listed apart", note)
+
+
+def test_the_settings_that_may_differ_are_parameters_of_the_notebooks():
+    known = {"strategy", "own_settings", "tuning", "train", "scored", "task_ids"}  # what identities add
+    for name in ("01_ppo_codet5.ipynb", "03_baselines.ipynb"):
+        known |= set(cell_of(ROOT / name)["__annotations__"])
+    assert known >= results.PER_RUN | results.LEARNING | results.NEVER_OWN
+
+
+def test_another_revision_of_the_model_is_refused(agent):
+    make_run(agent / "random", "random", record={"code": {"name": "smollm2-135m", "revision": "2"}})
+    assert "code revision '2' against '1'" in read(agent)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("num_envs", 99), ("learning_rate", 0.5), ("batch_size", 2), ("seed", 3)]
+)
+def test_what_other_strategies_do_not_depend_on_may_differ(agent, setting, value):
+    make_run(agent / "random", "random", **{setting: value})
+    (column,), notes = read(agent)
+    assert "random" in column.entries and notes == []
+
+
+def test_own_settings_are_those_of_epic_and_reflexion_and_never_the_protocol(agent):
+    own = {"temperature": 0.0, "population": 5}
+    make_run(agent / "epic", "epic", temperature=0.0, own_settings=own)
+    make_run(agent / "random", "random", temperature=0.0, own_settings=own)
+    make_run(agent / "reflexion", "reflexion", visible_tests=3, own_settings={"visible_tests": 3})
+    (column,), notes = read(agent)
+    assert set(column.entries) == {"ppo", "ppo_sampled", "epic"}
+    assert len(notes) == 2 and "temperature" in notes[0] and "visible_tests 3 against 1" in notes[1]
+    table = tables.score_table(tables.scores([column], [], **DRAWS), [column], True)
+    marked = [row[0] for row in table.rows if any("†" in cell for cell in row)]
+    assert marked == ["EPiC"]
+    assert table.notes[-1].endswith("temperature 0.0 (other rows 0.4), population 5.")
+
+
+def test_one_attempt_strategies_have_a_budget_of_one_in_every_column(tmp_path):
+    make_run(tmp_path / "a" / "ppo", "ppo")
+    make_run(tmp_path / "b" / "ppo", "ppo", max_steps=2)
+    make_run(tmp_path / "direct", "direct", max_steps=4, own_settings={"max_steps": 1})
+    columns, notes = read(tmp_path)
+    assert [c.title for c in columns] == ["smollm2-135m (completion), budget 4", "smollm2-135m (completion), budget 2"]
+    assert notes == [] and all(c.entries["direct"].budget == 1 for c in columns)
+    table = tables.score_table(tables.scores(columns, [], **DRAWS), columns, False)
+    assert "1 attempt" in table.rows[0][0] and "†" not in "".join(table.rows[0])
+
+
+def test_every_protocol_of_the_agent_is_a_column_the_leak_free_one_first(tmp_path):
+    for visible, form in (("all", "completion"), (1, "completion"), (1, "chat")):
+        folder = tmp_path / f"{'a' if visible == 'all' else 'b'}_{form}"  # the leak-free ones last by name
+        for strategy in ("ppo", "random"):
+            rows = None
+            if visible == "all":
+                names = ("ppo", "ppo_sampled")[: 1 + (strategy == "ppo")]
+                rows = [r for n in names for r in simulated(n if strategy == "ppo" else strategy, 0, TASKS, 4, 0.2)]
+                rows = [
+                    {**row, "visible_mask": row["full_mask"][:3], "scored_mask": row["full_mask"][:3]} for row in rows
+                ]
+            make_run(folder / strategy, strategy, rows=rows, visible_tests=visible, prompt_form=form)
+    columns, notes = read(tmp_path)
+    assert notes == [] and [list(c.entries) for c in columns] == [["random", "ppo", "ppo_sampled"]] * 3
+    assert columns[2].reference.identity["visible_tests"] == "all" and "all asserts visible" in columns[2].title
+    assert {"chat" in c.title for c in columns[:2]} == {True, False} and len({c.title for c in columns}) == 3
+
+
+def test_without_the_agent_the_largest_comparable_set_is_shown(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / f"random{seed}", "random", seed)
+    make_run(tmp_path / "resampling", "resampling", temperature=1.0)
+    (column,), (note,) = read(tmp_path)
+    assert column.entries["random"].seeds == [0, 1] and "temperature 1.0 against 0.4" in note
+    assert tables.comparisons([column], **DRAWS) == [] and tables.verdicts([]) == []
+
+
+def test_seeds_of_one_row_agree_in_what_they_learn_with(agent):
+    make_run(agent / "ppo1", "ppo", 1)
+    make_run(agent / "ppo2", "ppo", 2, max_episodes=48)
+    (column,), notes = read(agent)
+    assert column.entries["ppo"].seeds == [0, 1] and len(notes) == 2
+    assert all("not one row with" in note and "max_episodes 48 against 24" in note for note in notes)
+
+
+def test_a_control_of_notebook_01_and_the_same_of_03_are_one_row(agent):
+    make_run(agent / "01" / "random", "random")
+    for seed in range(3):  # 03 has parameters that 01 has not, and the other way round
+        make_run(agent / "03" / f"random{seed}", "random", seed, own_settings={}, tuning={}, learning_rate=0.0)
+    (column,), (note,) = read(agent)
+    assert column.entries["random"].seeds == [0, 1, 2] and note.endswith("with the same attempts; left out")
+
+
+def test_what_is_no_complete_sound_run_is_left_out_with_its_reason(agent):
+    make_run(agent / "a", "random", finish=False)
+    (make_run(agent / "b", "random") / "attempts.jsonl").unlink()
+    rows = simulated("random", 0, TASKS, 4, 0.0)
+    make_run(agent / "c", "random", rows=rows)
+    log = agent / "c" / "attempts.jsonl"
+    log.write_bytes(log.read_bytes() * 2)
+    make_run(agent / "d", "resampling", rows=[{**r, "strategy": "resampling"} for r in rows], summary={"scores": {"resampling": {"solved": 99}}})  # fmt: skip
+    make_run(agent / "e", "evaluation of agent 1f", rows=[{**r, "strategy": "ppo"} for r in rows], summary={})
+    log = make_run(agent / "f", "bandit") / "attempts.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if '"task_id": 3002' not in line))
+    more = [{**r, "strategy": "schedule", "visible_mask": r["full_mask"][:2]} for r in rows]
+    make_run(agent / "g", "schedule", rows=more)
+    log = make_run(agent / "h", "fixed_action") / "attempts.jsonl"
+    log.write_text('{"phase": "eval"}\n')
+    (agent / "model").mkdir()
+    (agent / "model" / "config.json").write_text('{"model_type": "llama"}')
+    (agent / "model2").mkdir()
+    (agent / "model2" / "config.json").write_text("{")
+    (column,), notes = read(agent)
+    assert list(column.entries) == ["ppo", "ppo_sampled"]
+    expected = {
+        "/a: ": "not complete",
+        "/b: ": "no attempts.jsonl",
+        "/c, random: ": "not numbered",
+        "/d, resampling: ": "summary.json says 99 solved",
+        "/e: ": "'evaluation of agent 1f' is no row",
+        "/f, bandit: ": r"missing \[3002\]",
+        "/g, schedule: ": "other visible or scored asserts",
+        "/h: ": "no attempt",
+    }
+    assert len(notes) == len(expected)
+    for place, words in expected.items():
+        assert [n for n in notes if place in n and re.search(words, n)], (place, notes)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="there is no folder"):
+        results.collect(str(tmp_path / "nothing"))
+
+
+def test_reliability_names_what_is_missing_and_thin(agent):
+    make_run(agent / "random", "random", 1, record={"sandbox": "namespaces"})
+    columns, notes = read(agent)
+    text = "\n".join(tables.reliability(columns, [*notes, "a note"], [], True))
+    assert "no run of Direct Generation" in text and "EPiC" in text and "Contextual bandit; the rows are empty" in text
+    assert "fewer than 3 seeds of Randomized Selection (published: 10 steps) (1), RL Agent (PPO) (1)" in text
+    assert "not at all, for want of a common seed: Randomized" in text
+    assert "2 sandbox levels: limits, namespaces" in text and text.endswith("a note")
+    assert "11 of 14 Pass@1 values are no whole number of 500 problems" in text
+    assert tables.comparisons(columns, **DRAWS)[0].strategy == "ppo_sampled"  # nothing is paired with random
+    assert tables.reliability([], [], [], False) == ["There is no complete run: every cell of ours is empty."]
+
+
+def test_verdicts_need_a_small_p_and_an_interval_without_zero():
+    def case(strategy: str, wins: int, losses: int, interval: tuple[float, float], p: float) -> tables.Comparison:
+        return tables.Comparison("A", strategy, [0], 50, wins, losses, (wins - losses) / 50, interval, p)
+
+    family = [
+        case("direct", 20, 1, (0.2, 0.5), 1e-5),
+        case("random", 2, 20, (-0.5, -0.2), 1e-4),
+        case("epic", 12, 2, (-0.01, 0.4), 1e-3),
+        case("resampling", 9, 2, (0.02, 0.3), 0.03),  # Holm: 0.06 in a family of which it is the second but last
+        case("bandit", 5, 5, (-0.1, 0.1), 1.0),
+    ]
+    first, second = tables.verdicts(family)
+    assert re.search(
+        r"better than Direct[^;]*; worse than Randomized[^;]*; no difference .* EPiC, I\.i\.d\.[^;]*, Cont", first
+    )
+    assert second.endswith("must also beat Best fixed action, Tuned fixed schedule, of which there is no run.")
+
+
+# Files from elsewhere
+
+
+HEADER = "prompt_id,passed_testcases,pass_at_1,pass_at_1_mean,generated_code\n"
+
+
+def test_a_foreign_file_stands_in_the_table(agent, tmp_path):
+    path = tmp_path / "theirs.csv"
+    code = '"def f():\\n    return 1, 2"'
+    path.write_text(f'{HEADER}11,"[1, 0, 0]",0,1/3,{code}\n12,"[1, 1, 1]",1,3/3,{code}\n13,"[0, 1]",1,1/2,x\n')
+    (file,) = files = results.read_foreign(f"direct={path}; ")
+    assert file.solved.tolist() == [[0, 1, 0]] and file.soft[0] == pytest.approx([1 / 3, 1, 0.5])
+    columns, _ = read(agent)
+    table = tables.score_table(tables.scores(columns, files, **DRAWS), columns, False)
+    assert table.header[-2:] == ["from a file: Pass@1", "from a file: SoftPass@1"]
+    low, high = proportion_confint(1, 3, method="wilson")
+    assert table.rows[0][-2] == f"33.3 [{100 * low:.1f}, {100 * high:.1f}], n = 3"
+    assert table.rows[0][-1].startswith("61.1 [") and table.rows[0][1] == "-"
+    lines = tables.reliability(columns, [], files, False)
+    assert any("3 problems, not the problems of any column" in line and "in no test" in line for line in lines)
+    assert "direct: pass_at_1 contradicts passed_testcases in 1 rows; the masks are counted." in lines
+    (other,) = results.read_foreign(f"Somebody's={path}")
+    table = tables.score_table(tables.scores(columns, [other], **DRAWS), columns, False)
+    assert table.rows[-1][0] == "Somebody's" and table.rows[0][-1] == "-"
+
+
+def test_our_own_results_csv_reads_as_a_foreign_file(tmp_path):
+    rows = simulated("random", 0, TASKS, 4, 0.0)
+    (tmp_path / "results.csv").write_text(scoring.results_csv(rows))
+    (file,) = results.read_foreign(f"random={tmp_path / 'results.csv'}")
+    shown = {task: scoring.submitted(group)["test_mask"] for task, group in scoring.by_problem(rows).items()}
+    assert file.prompt_ids == TASKS and file.doubts == []
+    assert file.soft[0] == pytest.approx([scoring.share(shown[task]) for task in TASKS])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no rows"),
+        ("a,b\n1,2\n", "has no rows with the columns prompt_id, passed_testcases"),
+        (HEADER + "1,nonsense,0,0/3,x\n", "row 1: prompt_id or passed_testcases"),
+        (HEADER + '1,"[1]",1,1/1,x\n2,"[2]",1,1/1,x\n', r"row 2: .*not a list of 0 and 1"),
+        (HEADER + '1,"[]",1,1/1,x\n', "row 1"),
+        (HEADER + 'one,"[1]",1,1/1,x\n', "row 1"),
+        (HEADER + '1,"[1]",1,1/1,x\n1,"[1]",1,1/1,x\n', r"more than one row for prompt_id \[1\]"),
+    ],
+)
+def test_a_foreign_file_that_cannot_be_read_is_one_clear_error(tmp_path, text, words):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(RunError, match=words):
+        results.read_foreign(f"x={tmp_path / 'a.csv'}")
+
+
+def test_foreign_must_name_each_file_once(tmp_path):
+    (tmp_path / "a.csv").write_text(HEADER + '1,"[1]",1,1/1,x\n')
+    for files in (f"{tmp_path}/a.csv", "x=", f"x={tmp_path}/a.csv;x={tmp_path}/a.csv"):
+        with pytest.raises(RunError, match="NAME=PATH"):
+            results.read_foreign(files)
+    with pytest.raises(RunError, match="cannot be read"):
+        results.read_foreign(f"x={tmp_path}/none.csv")
+
+
+# Layout
+
+
+def test_the_published_figures_are_in_their_rows():
+    lines = list(csv.reader((ROOT / "data" / "published_table.csv").open(encoding="utf-8")))
+    table = tables.score_table({}, [], True)
+    assert [row[1:] for row in table.rows[:7]] == [line[1:] for line in lines[1:]]
+    for row, line in zip(table.rows, lines[1:], strict=False):
+        assert row[0].split(" (")[0] == line[0].split(" (")[0]
+    assert all(set(row[1:]) == {"-"} for row in table.rows[7:])
+    assert all("Pass@1" in head for head in table.header[1:])
+
+
+def test_exports_hold_the_same_numbers(everything, tmp_path):
+    columns, _ = read(everything)
+    found = tables.scores(columns, [], **DRAWS)
+    table = tables.score_table(found, columns, True)
+    paths = tables.export(tmp_path / "new" / "folder", table, tables.records(found, True))
+    assert [path.name for path in paths] == [f"results_table.{suffix}" for suffix in ("csv", "md", "tex")]
+    records = list(csv.DictReader(paths[0].open(encoding="utf-8")))
+    ours = {(r["strategy"], r["measure"]): r for r in records if r["column"] == columns[0].title}
+    assert len(ours) == 2 * (len(results.TITLES) + 1) and len(records) == len(ours) + 28
+    markdown = [line.strip("| ").split(" | ") for line in paths[1].read_text().splitlines() if line.startswith("|")]
+    latex = [line[:-3].split(" & ") for line in paths[2].read_text().splitlines() if line.endswith("\\\\")]
+    assert len(markdown) == len(latex) + 1 and {len(line) for line in (*markdown, *latex)} == {7}
+    for row, tex in zip(markdown[2:], latex[1:], strict=True):
+        for measure, cell, same in zip(("Pass@1", "SoftPass@1"), row[-2:], tex[-2:], strict=True):
+            record = ours[row[0], measure]
+            numbers = [float(record[name]) for name in ("per_cent", "low", "high")]
+            assert cell.startswith("{:.1f} [{:.1f}, {:.1f}], n = 20".format(*numbers))
+            assert same == cell.replace("†", r"\dag{}")
+    assert paths[2].read_text().count("{tabular}") == 2
+
+
+def test_latex_and_markdown_escape_what_they_must():
+    table = tables.Table(["a_b", "50 %"], [["x & y", "p < 0.001|{1}"]], ["#1 ^ ~ \\ $"])
+    text = table.latex()
+    assert r"a\_b & 50 \%" in text and r"x \& y & p $<$ 0.001|\{1\}" in text
+    assert r"\#1 \^{} \~{} \textbackslash{} \$" in text
+    assert "p < 0.001\\|{1}" in table.markdown()
+
+
+def test_nothing_imports_torch():
+    code = "import sys\nfrom ppo_codet5.helpers import figures, results, settings, statistics, tables\n"
+    code += "print([name for name in ('torch', 'transformers', 'gensim', 'pandas') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# The notebook
+
+
+def outputs(path: Path) -> tuple[str, int]:
+    """All texts that the cells of an executed notebook show, and the number of figures."""
+    text, figures = "", 0
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error" and output.get("name") != "stderr", output
+            text += output.get("text", "") + output.get("data", {}).get("text/markdown", "")
+            figures += "image/png" in output.get("data", {})
+    return text, figures
+
+
+def test_the_notebook_shows_two_columns_and_a_foreign_file(everything, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    make_all(tmp_path / "all", seeds=1, prompt_form="chat")
+    make_run(tmp_path / "apart", "random", 5, temperature=1.5)
+    (tmp_path / "theirs.csv").write_text(HEADER + '11,"[1, 0, 0]",0,1/3,x\n12,"[1, 1, 1]",1,3/3,y\n')
+    parameters = {
+        "runs": f"{everything};{tmp_path / 'all'};{tmp_path / 'apart'}",
+        "foreign": f"direct={tmp_path / 'theirs.csv'}",
+        "figure_dir": str(tmp_path / "figures"),
+        "export_dir": str(tmp_path / "export"),
+        "resamples": 300,
+    }
+    execute(ROOT / "04_results.ipynb", tmp_path / "out.ipynb", parameters, "python3")
+    text, figures = outputs(tmp_path / "out.ipynb")
+    assert figures == 10 and len(list((tmp_path / "figures").glob("results_*_[12].png"))) == 10
+    (first, second), _ = read(everything, tmp_path / "all")
+    for column in (first, second):
+        assert column.title in text
+        for measured in tables.scores([column], [], seed=0, resamples=300)[column.title].values():
+            assert all(str(cell) in text for cell in measured)
+    assert f"{tmp_path / 'apart'} is not comparable with the column" in text and "temperature 1.5 against 0.4" in text
+    assert "direct is from a file: 2 problems" in text
+    assert (tmp_path / "export" / "results_table.md").read_text().split("\n\n")[0] in text
+
+
+def test_committed_outputs_are_of_the_committed_results():
+    """Every number that the committed notebook shows in its tables is counted again from results/laptop."""
+    text, figures = outputs(ROOT / "04_results.ipynb")
+    columns, _ = read(ROOT / "results" / "laptop")
+    for column in columns:
+        for cells in tables.scores([column], [], 0, 10_000)[column.title].values():
+            assert all(str(cell) in text for cell in cells)
+    for table in (tables.cost_table(columns), tables.comparison_table(tables.comparisons(columns, 0, 10_000))):
+        assert table.markdown() in text
+    assert figures == 5 * len(columns)
