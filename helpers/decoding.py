@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,10 @@ class _Row:
     text: str
     generated: int = 0
     reason: str = ""
+
+
+def _completion(row: _Row) -> Completion:
+    return Completion(row.text, row.prompt_tokens, row.generated, row.reason)
 
 
 @dataclass
@@ -214,17 +218,22 @@ class TransformersGenerator:
             eos = tokenizer.eos_token_id
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Completions in the order of ``requests``. Raises ModelError for a prompt that the model cannot take."""
+    def generate(
+        self, requests: Sequence[Request], each: Callable[[int, Completion], object] | None = None
+    ) -> list[Completion]:
+        """Completions in the order of ``requests``. Raises ModelError for a prompt that the model cannot take.
+
+        ``each`` is called with a request's place and its completion as soon as that is complete.
+        """
         began = time.perf_counter()
         with self._lock, torch.inference_mode():
             rows = [self._row(index, request) for index, request in enumerate(requests)]
-            self._decode(rows)
+            self._decode(rows, (lambda row: each(row.index, _completion(row))) if each else lambda row: None)
             self.stats.requests += len(rows)
             self.stats.prompt_tokens += sum(row.prompt_tokens for row in rows)
             self.stats.completion_tokens += sum(row.generated for row in rows)
             self.stats.seconds += time.perf_counter() - began
-        return [Completion(row.text, row.prompt_tokens, row.generated, row.reason) for row in rows]
+        return [_completion(row) for row in rows]
 
     # From request to tokens
 
@@ -268,13 +277,13 @@ class TransformersGenerator:
 
     # The loop
 
-    def _decode(self, rows: list[_Row]) -> None:
+    def _decode(self, rows: list[_Row], ended: Callable[[_Row], object]) -> None:
         """Run all rows to their end. Out of memory: start over with what they have, in half as many slots."""
         while waiting := [row for row in rows if not row.reason]:
             # Longest first, so that a batch has like lengths and memory runs out early if at all; equal ones together.
             waiting.sort(key=lambda row: (-len(row.encoder_ids), -len(row.ids), row.encoder_ids, row.ids, row.index))
             try:
-                _Batch(self, waiting).run()
+                _Batch(self, waiting, ended).run()
                 continue
             except torch.OutOfMemoryError as error:
                 slots = min(self.batch_size, len(waiting))
@@ -329,8 +338,8 @@ class TransformersGenerator:
 class _Batch:
     """The slots, the rows in them, and the cache they share, for one pass over a list of waiting rows."""
 
-    def __init__(self, generator: TransformersGenerator, waiting: list[_Row]) -> None:
-        self.generator, self.waiting = generator, deque(waiting)
+    def __init__(self, generator: TransformersGenerator, waiting: list[_Row], ended: Callable[[_Row], object]) -> None:
+        self.generator, self.waiting, self.ended = generator, deque(waiting), ended
         self.device = generator.model.device
         self.active: list[_Row] = []
         slots = min(generator.batch_size, len(waiting))
@@ -500,6 +509,8 @@ class _Batch:
         rows = self.active[first:]
         for row, token in zip(rows, sample(logits, [(r.request, r.generated) for r in rows]), strict=True):
             self.generator._accept(row, token)
+            if row.reason:
+                self.ended(row)
         w = self.window
         for slot in reversed(range(len(self.active))):
             if self.active[slot].reason:

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -52,26 +52,51 @@ class CachedGenerator:
     def revision(self) -> str:
         return self.inner.revision
 
+    @property
+    def dtype(self) -> str:
+        return getattr(self.inner, "dtype", "")
+
     def key(self, request: Request) -> str:
         """Hex digest under which the completion of ``request`` by this model is kept."""
         what = {
             "format": _FORMAT,
-            "model": [self.name, self.revision, getattr(self.inner, "dtype", ""), getattr(self.inner, "sampler", "")],
+            "model": [self.name, self.revision, self.dtype, getattr(self.inner, "sampler", "")],
             "request": asdict(request),
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Completions in the order of ``requests``; those that no model ran for have ``cached`` set."""
-        keys = [self.key(request) for request in requests]
-        known = {key: found for key in dict.fromkeys(keys) if (found := self._read(key))}
-        new = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
-        for key, completion in zip(new, self.inner.generate(list(new.values())) if new else [], strict=True):
-            known[key] = completion
-            self._write(key, completion)
+    def generate(
+        self, requests: Sequence[Request], each: Callable[[int, Completion], object] | None = None
+    ) -> list[Completion]:
+        """Completions in the order of ``requests``; those that no model ran for have ``cached`` set.
+
+        ``each`` is called with a request's place and its completion as soon as that is known.
+        """
+        places: dict[str, list[int]] = {}  # of equal requests, one is generated
+        for place, request in enumerate(requests):
+            places.setdefault(self.key(request), []).append(place)
+        done: list[Completion | None] = [None] * len(requests)
+
+        def settle(key: str, completion: Completion, cached: bool) -> None:
+            for number, place in enumerate(places[key]):
+                mine = done[place] = replace(completion, cached=cached or number > 0)
+                if each:
+                    each(place, mine)
+
+        def made(number: int, completion: Completion) -> None:
+            self._write(new[number], completion)
+            settle(new[number], completion, cached=False)
+
+        found = {key: self._read(key) for key in places}
+        new = [key for key, completion in found.items() if completion is None]
+        for key, completion in found.items():
+            if completion is not None:
+                settle(key, completion, cached=True)
+        if new:
+            self.inner.generate([requests[places[key][0]] for key in new], made)
         self.stats.misses += len(new)
-        self.stats.hits += len(keys) - len(new)
-        return [replace(known[key], cached=new.pop(key, None) is None) for key in keys]
+        self.stats.hits += len(requests) - len(new)
+        return [completion for completion in done if completion is not None]
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.json"

@@ -10,7 +10,7 @@ import gc
 import hashlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .decoding import TransformersGenerator
 
 ALIASES = ("smollm2-135m",)
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class ModelError(RuntimeError):
@@ -78,7 +78,10 @@ class Completion:
 
 
 class TextGenerator(Protocol):
-    """Anything that completes a batch of requests, in their order. ``name`` and ``revision`` identify the weights."""
+    """Anything that completes a batch of requests, in their order. ``name`` and ``revision`` identify the weights.
+
+    ``each``, if given, is called with every request's place and completion as soon as that is complete, in any order.
+    """
 
     @property
     def name(self) -> str: ...
@@ -86,7 +89,9 @@ class TextGenerator(Protocol):
     @property
     def revision(self) -> str: ...
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]: ...
+    def generate(
+        self, requests: Sequence[Request], each: Callable[[int, Completion], object] | None = None
+    ) -> list[Completion]: ...
 
 
 _loaded: WeakValueDictionary[tuple[object, ...], TransformersGenerator] = WeakValueDictionary()
@@ -99,7 +104,8 @@ def load_generator(
     """Load a causal or encoder-decoder language model that runs in this process.
 
     ``name`` is an alias ("smollm2-135m", from the package index), a folder with a saved model, or a hub id
-    ("owner/name"; ``revision`` picks a commit, tag or branch). ``device`` "auto" is CUDA where there is one, else CPU.
+    ("owner/name"; ``revision`` picks a commit, tag or branch). ``device`` "auto" is CUDA where there is one, else CPU;
+    ``dtype`` "auto" is bfloat16 where that device computes in it, else float32.
     The same arguments give the same object while it is in use, so a code model that also rewrites is loaded once;
     generators that differ only in ``batch_size`` share the weights. Raises ModelError with the way out.
     """
@@ -113,6 +119,8 @@ def load_generator(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if _has_bfloat16(device) else "float32"
     source, is_folder = _source(name)
     weights = (source, dtype, device, revision)
     with _loading:
@@ -130,6 +138,15 @@ def load_generator(
         generator = TransformersGenerator(model, tokenizer, name=label, revision=digest, batch_size=batch_size)
         _loaded[(*weights, batch_size)] = generator
         return generator
+
+
+def _has_bfloat16(device: str) -> bool:
+    """Whether the hardware computes in bfloat16; a CPU that does not emulates it, which is slower than float32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(value is True for name, value in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 def _source(name: str) -> tuple[str, bool]:

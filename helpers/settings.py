@@ -10,13 +10,15 @@ from typing import Any, Optional, Union
 
 from .runs import RunError
 
+NOT_IN_IDENTITY = ("run_dir", "generation_cache", "cache_mb", "synthetic_updates")  # a run's content is the same
 _MORE_THAN_0 = (
     "max_new_tokens rewrite_tokens reflection_tokens max_steps num_envs max_episodes episodes_per_update update_epochs "
-    "minibatches batch_size hidden_size timeout_seconds learning_rate max_grad_norm clip_epsilon success_reward"
+    "minibatches batch_size hidden_size synthetic_updates cache_mb timeout_seconds learning_rate max_grad_norm clip_epsilon success_reward"
 )
+_NOT_LESS_THAN_0 = "seed temperature rewrite_temperature memory_size value_coef entropy_coef updates_ahead"
 _CHOICES = {
     "memory_scope": ("problem", "run"),
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("auto", "float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
     "eval_split": ("train", "validation", "test"),
 }
@@ -27,10 +29,7 @@ RULES: list[Rule] = [
         (name, lambda v: 0 <= v <= 1, "between 0 and 1")
         for name in ["mutation_rate", "min_similarity", "gamma", "gae_lambda"]
     ),
-    *(
-        (name, lambda v: v >= 0, "0 or more")
-        for name in ["seed", "temperature", "rewrite_temperature", "memory_size", "value_coef", "entropy_coef"]
-    ),
+    *((name, lambda v: v >= 0, "0 or more") for name in _NOT_LESS_THAN_0.split()),
     *((name, lambda v: v is None or v > 0, "more than 0, or None") for name in ("train_limit", "eval_limit")),
     *((name, allowed.__contains__, "one of " + ", ".join(allowed)) for name, allowed in _CHOICES.items()),
     ("visible_tests", lambda v: v == "all" or (isinstance(v, int) and v > 0), '"all" or 1, 2, ...'),

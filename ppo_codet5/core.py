@@ -5,6 +5,7 @@ then run ``python tools/sync_notebooks.py --write``.
 """
 # ruff: noqa
 
+import itertools
 import re
 import time
 import types
@@ -44,10 +45,11 @@ class Parameters:
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
     embedder: str = "minilm"  # sentence embeddings for observations: "minilm", hub name or local folder
     word_vectors: str = "glove"  # vectors that rank synonyms: "glove" or a gensim-downloader name
-    dtype: str = "bfloat16"  # "float32" is exactly reproducible, "bfloat16" is faster
+    dtype: str = "auto"  # "float32" repeats exactly, "bfloat16" is faster, "auto" is the latter where the hardware has it
     device: str = "auto"  # "auto", "cpu" or "cuda"
     batch_size: int = 48  # prompts generated at once, halved when memory runs out
     generation_cache: "Optional[str]" = "cache/generations"  # completions are kept here and reused, None for no cache
+    cache_mb: int = 2048  # size limit of that folder, the oldest completions go first
     # Code generation
     temperature: float = 0.4  # of the code model, 0 is greedy
     top_p: float = 0.9  # nucleus of both models
@@ -71,6 +73,7 @@ class Parameters:
     # PPO
     max_episodes: int = 240  # training episodes
     episodes_per_update: int = 12  # episodes of one PPO update
+    updates_ahead: int = 1  # later updates whose episodes may start early to fill the batch, 0 for none
     learning_rate: float = 1e-3  # Adam, annealed linearly to 0
     gamma: float = 0.99  # discount
     gae_lambda: float = 0.95  # GAE
@@ -81,6 +84,7 @@ class Parameters:
     entropy_coef: float = 0.01  # weight of the entropy bonus
     max_grad_norm: float = 0.5  # gradient clip
     hidden_size: int = 64  # width of the two hidden layers of actor and critic
+    synthetic_updates: int = 60  # PPO updates on the synthetic task of section 7
 
 
 ACTIONS = ("direct generation", "genetic mutation", "semantic rewriting")
@@ -99,7 +103,10 @@ class Parts:
     def record(self):
         """What ``config.json`` says of them."""
         models = {"code": self.code, "rewriter": self.rewriter}
-        used = {role: {"name": model.name, "revision": model.revision} for role, model in models.items()}
+        used = {
+            role: {"name": model.name, "revision": model.revision, "dtype": getattr(model, "dtype", "")}
+            for role, model in models.items()
+        }
         return {**used, "sandbox": self.sandbox.level, "tagger": self.lexicon.tagger_name}
 
 
@@ -108,7 +115,7 @@ def load_parts(config, code=None, rewriter=None):
 
     def generator(name):
         model = load_generator(name, dtype=config.dtype, device=config.device, batch_size=config.batch_size)
-        return CachedGenerator(model, config.generation_cache) if config.generation_cache else model
+        return CachedGenerator(model, config.generation_cache, config.cache_mb) if config.generation_cache else model
 
     sandbox = Sandbox(preamble=config.preamble)
     sandbox.start()  # its server forks from a small process, so it starts before the models are loaded
@@ -190,6 +197,8 @@ class EpicGA:
         """
         result, pending = list(texts), list(range(len(texts)))
         originals, keep = originals or list(texts), keep or [()] * len(texts)
+        near = (self.embedder.encode(texts) * self.embedder.encode(originals)).sum(1)
+        least = self.min_similarity * np.where(near < self.min_similarity, near, 1)  # of a text that was rewritten
         for _ in range(self.tries):
             if not pending:
                 break
@@ -197,7 +206,7 @@ class EpicGA:
             vectors = self.embedder.encode([*mutants, *(originals[i] for i in pending)])
             cosines = (vectors[: len(pending)] * vectors[len(pending) :]).sum(1)
             for i, mutant, cosine in zip(pending, mutants, cosines, strict=True):
-                if mutant != texts[i] and cosine >= self.min_similarity:
+                if mutant != texts[i] and cosine >= least[i]:
                     result[i] = mutant
             pending = [i for i in pending if result[i] == texts[i]]
         return result
@@ -346,15 +355,17 @@ ERRORS = ("none yet", "pass", "wrong_value", "exception", "compile_error", "time
 
 @dataclass
 class Episode:
-    """One problem being worked on. ``key`` = (task id, visit); ``attempts`` are rows of the log."""
+    """One problem being worked on. ``attempts`` are rows of the log; ``group`` is the update that it counts in."""
 
     problem: object
     visit: int
+    group: int = 0
     attempts: list = field(default_factory=list)
     reflected: set = field(default_factory=set)
 
     @property
     def key(self):
+        """(task id, visit)"""
         return (self.problem.task_id, self.visit)
 
     @property
@@ -481,17 +492,16 @@ class PromptWorld:
         tasks, costs = self.editor.edit(episodes, actions, self.clock)
         seeds = [self.seed(episode, len(episode.attempts), "code") for episode in episodes]
         requests = [code_request(e.problem, t, self.config, s) for e, t, s in zip(episodes, tasks, seeds, strict=True)]
-        replies = self.clock("generation", self.parts.code.generate, requests)
-        programs = [extract_program(r.text, e.problem.entry_point) for r, e in zip(replies, episodes, strict=True)]
-        tests = [episode.problem.tests + episode.problem.challenge_tests for episode in episodes]
-        verdicts = self.clock(
-            "sandbox",
-            self.parts.sandbox.run,
-            [
-                Program(code, asserts, e.problem.setup, self.limits[e.problem.task_id])
-                for e, (code, _), asserts in zip(episodes, programs, tests, strict=True)
-            ],
-        )
+        programs, verdicts = [None] * len(episodes), [None] * len(episodes)
+
+        def judge(i, reply):  # called as soon as a reply is complete: it runs while others are generated
+            problem = episodes[i].problem
+            programs[i] = extract_program(reply.text, problem.entry_point)
+            asserts, limits = problem.tests + problem.challenge_tests, self.limits[problem.task_id]
+            verdicts[i] = self.parts.sandbox.run_async([Program(programs[i][0], asserts, problem.setup, limits)])
+
+        replies = self.clock("generation", self.parts.code.generate, requests, judge)
+        verdicts = self.clock("sandbox", lambda: [verdict.result()[0] for verdict in verdicts])
         originals = [clean_task(episode.problem.text) for episode in episodes]
         vectors = self.clock("embedding", self.parts.embedder.encode, tasks + originals)
         cosines = (vectors[: len(tasks)] * vectors[len(tasks) :]).sum(1)
@@ -601,37 +611,61 @@ class RLPromptEnv(gym.Env):
 
 
 class RLPromptVectorEnv(gym.vector.VectorEnv):
-    """K problems per step with one batched rewrite, one batched generation and one batched sandbox call."""
+    """K problems per step with one batched rewrite, one batched generation and one batched sandbox call.
 
-    def __init__(self, world, num_envs):
-        self.world, self.num_envs = world, num_envs
+    ``look``: "all" observations, "next" without those of finished problems (``infos["final_obs"]``), which plain PPO
+    does not read, or "none" (zeros) for strategies that do not look; an embedding costs as much as a few tokens.
+    """
+
+    def __init__(self, world, num_envs, look="all"):
+        self.world, self.num_envs, self.look = world, num_envs, look
         self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
         self.single_observation_space, self.single_action_space = world.observation_space, world.action_space
         self.observation_space = gym.vector.utils.batch_space(world.observation_space, num_envs)
         self.action_space = gym.vector.utils.batch_space(world.action_space, num_envs)
-        self.queue, self.slots, self.finished = None, [None] * num_envs, []
+        self.queue, self.slots = None, [None] * num_envs
 
     def fill(self, indices):
         for i in indices:
-            task_id, visit = next(self.queue, (None, None))
-            self.slots[i] = None if task_id is None else Episode(self.world.problems[task_id], visit)
+            task_id, *numbers = next(self.queue, (None,))
+            self.slots[i] = None if task_id is None else Episode(self.world.problems[task_id], *numbers)
 
     def view(self):
-        """Observations [N, size], zeros for idle slots, and which slots are active."""
+        """Observations [N, size], zeros for idle slots; which slots are active, and each one's group (idle: -1)."""
         active = np.array([slot is not None for slot in self.slots])
         observations = np.zeros((self.num_envs, *self.single_observation_space.shape), np.float32)
-        if active.any():
+        if active.any() and self.look != "none":
             observations[active] = self.world.observe([slot for slot in self.slots if slot])
-        return observations, {"active": active}
+        return observations, {"active": active, "groups": np.array([s.group if s else -1 for s in self.slots])}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         episodes = (options or {}).get("episodes")
         if seed is not None or self.queue is None or episodes is not None:
-            self.queue, self.finished = self.world.order(seed or 0) if episodes is None else iter(episodes), []
+            self.queue = self.world.order(seed or 0) if episodes is None else iter(episodes)
         if seed is not None:
             self.world.memory.entries.clear()
         self.fill(range(self.num_envs))
+        return self.view()
+
+    def state(self, records):
+        """Plain values from which ``restore`` goes on: episodes under way and waiting, and ``records`` of them."""
+        waiting = list(self.queue)
+        self.queue = iter(waiting)
+        slots = [slot and [*slot.key, slot.group, slot.attempts, sorted(slot.reflected)] for slot in self.slots]
+        return {"slots": slots, "queue": waiting, "records": dict(records)}
+
+    def restore(self, state):
+        """Go on from ``state`` (None: from nothing); returns its records."""
+        state = state or {"slots": [None] * self.num_envs, "queue": [], "records": {}}
+        self.queue = iter(state["queue"])
+        self.slots = [row and Episode(self.world.problems[row[0]], *row[1:4], set(row[4])) for row in state["slots"]]
+        return state["records"]
+
+    def add(self, episodes):
+        """Queue more episodes (task id, visit, group) behind those that wait; idle slots take them at once."""
+        self.queue = itertools.chain(self.queue or (), episodes)
+        self.fill([i for i, slot in enumerate(self.slots) if slot is None])
         return self.view()
 
     def step(self, actions):
@@ -641,14 +675,13 @@ class RLPromptVectorEnv(gym.vector.VectorEnv):
         for i in live:
             terminated[i], truncated[i] = self.world.ended(self.slots[i])
         finished = np.flatnonzero(terminated | truncated)
-        self.finished += [self.slots[i] for i in finished]
         final = np.full(self.num_envs, None, object)
-        if finished.size:
+        if finished.size and self.look == "all":
             for i, observation in zip(finished, self.world.observe([self.slots[i] for i in finished]), strict=True):
                 final[i] = observation
         self.fill(finished)
         observations, infos = self.view()
-        if finished.size:
+        if finished.size and self.look == "all":
             infos |= {"final_obs": final, "_final_obs": terminated | truncated}
         return observations, rewards, terminated, truncated, infos
 
@@ -753,43 +786,48 @@ class PPOAgent(nn.Module):
         return {**means, "explained_variance": explained, "first_ratio_deviation": first}
 
 
-RECORD = ("observations", "actions", "log_probs", "values", "rewards", "dones", "active")
+RECORD = ("observations", "actions", "log_probs", "values", "rewards", "terminated", "dones", "groups")
 
 
-def with_advantages(records, last_values, config):
-    """The transitions of active slots, [B, ...] each, from lists of T records of [N, ...]; adds advantages, returns."""
+def with_advantages(records, last_values, config, group=0):
+    """The transitions of one group, [B, ...] each, from lists of T records of [N, ...]; adds advantages, returns."""
     batch = {name: torch.stack(values) for name, values in records.items()}
     series = (batch["rewards"], batch["values"], batch["dones"])
     batch["advantages"] = compute_gae(*series, last_values, config.gamma, config.gae_lambda)
     batch["returns"] = batch["advantages"] + batch["values"]
-    active = batch.pop("active")
-    return {name: values[active] for name, values in batch.items()}
+    chosen = batch.pop("groups") == group
+    return {name: values[chosen] for name, values in batch.items()}
 
 
-def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=False):
+def rollout(agent, envs, observations, infos, generator, steps=None, bootstrap=False, group=0, records=None):
     """Act in a SAME_STEP vector environment; returns (batch, observations, infos), the batch of ``with_advantages``.
 
-    ``steps``: that many steps of every environment; None: until every slot is idle (``infos["active"]``). With
-    ``bootstrap``, gamma x V(final observation) is added to the reward where an episode was truncated.
+    ``steps``: that many steps of every environment; None: until no slot is left in ``group`` (``infos["groups"]``).
+    ``records`` holds what was done early for later groups, from call to call. With ``bootstrap``,
+    gamma x V(final observation) is added to the reward where an episode was truncated.
     """
     if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.SAME_STEP:
         raise ValueError("rollout needs a vector environment with autoreset_mode=SAME_STEP")
-    records, config = defaultdict(list), agent.config
-    while len(records["rewards"]) < steps if steps else infos["active"].any():
-        active = infos.get("active", np.ones(envs.num_envs, bool))
+    records, config = defaultdict(list) if records is None else records, agent.config
+    while len(records["rewards"]) < steps if steps else (infos["groups"] == group).any():
+        groups = infos.get("groups", np.full(envs.num_envs, group))
         actions, log_probs, values = agent.act(observations, generator)
         following, rewards, terminated, truncated, infos = envs.step(actions.numpy())
         rewards, cut = rewards.astype(np.float32), truncated & ~terminated
         if bootstrap and cut.any():
             with torch.no_grad():
                 rewards[cut] += config.gamma * agent.value(np.stack(infos["final_obs"][cut]).astype(np.float32)).numpy()
-        step = (observations, actions, log_probs, values, rewards, terminated | truncated, active)
+        step = (observations, actions, log_probs, values, rewards, terminated, terminated | truncated, groups)
         for name, value in zip(RECORD, step, strict=True):
             records[name].append(torch.as_tensor(value))
         observations = following.astype(np.float32)
     with torch.no_grad():
         last = agent.value(observations)
-    return with_advantages(records, last, config), observations, infos
+    batch = with_advantages(records, last, config, group)
+    early = next((t for t, groups in enumerate(records["groups"]) if (groups > group).any()), len(records["groups"]))
+    for values in records.values():  # what was done early for later groups stays
+        del values[:early]
+    return batch, observations, infos
 
 
 class SyntheticPromptEnv(gym.vector.VectorEnv):
@@ -872,23 +910,24 @@ def learn(agent, envs, updates, steps, seed=0, bootstrap=False, each=None):
 def train_agent(run, agent, world, state, report=print):
     """PPO on the training problems from ``state["update"]`` on; logs, checkpoints and reports every update."""
     config, order = agent.config, world.order(agent.config.seed)
-    per_update, updates = config.episodes_per_update, config.max_episodes // config.episodes_per_update
-    episodes = [next(order) for _ in range(config.max_episodes)]
-    envs = RLPromptVectorEnv(world, min(config.num_envs, per_update))
+    per_update, ahead = config.episodes_per_update, config.updates_ahead
+    updates = config.max_episodes // per_update
+    episodes = [(*next(order), i // per_update) for i in range(config.max_episodes)]
+    envs = RLPromptVectorEnv(world, min(config.num_envs, (1 + ahead) * per_update), look="next")
+    records = defaultdict(list, envs.restore(state["rollout"]))
     for update in range(state["update"], updates):
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(runs.stable_hash(config.seed, "update", update))
-        observations, infos = envs.reset(
-            options={"episodes": episodes[update * per_update : (update + 1) * per_update]}
-        )
-        batch, *_ = rollout(agent, envs, observations, infos, generator)
-        logged = agent.update(batch, generator, progress=update / updates)
+        start, end = update + ahead if update else 0, update + ahead + 1
+        observations, infos = envs.add(episodes[start * per_update : end * per_update])
+        batch, *_ = rollout(agent, envs, observations, infos, generator, group=update, records=records)
+        logged = world.clock("ppo", agent.update, batch, generator, update / updates)
         shares = np.bincount(batch["actions"].numpy(), minlength=len(ACTIONS)) / len(batch["actions"])
         row = {
             "update": update + 1,
             "episodes": (update + 1) * per_update,
             "steps": len(batch["actions"]),
-            "solved_visible": float(np.mean([episode.best == 1 for episode in envs.finished])),
+            "solved_visible": batch["terminated"].sum().item() / per_update,
             "mean_return": batch["rewards"].sum().item() / per_update,
             "action_shares": shares.tolist(),
             **logged,
@@ -902,6 +941,7 @@ def train_agent(run, agent, world, state, report=print):
             "agent": agent.state_dict(),
             "optimizer": agent.optimizer.state_dict(),
             "memory": world.memory.entries,
+            "rollout": envs.state(records),
         }
         run.checkpoint(state)
         report(
@@ -909,6 +949,9 @@ def train_agent(run, agent, world, state, report=print):
             f"solved {row['solved_visible']:.2f}  return {row['mean_return']:+.2f}  entropy {row['entropy']:.2f}  "
             f"KL {row['approx_kl']:.4f}  {seconds['total']:.0f} s"
         )
+
+
+CONTROLS = ("resampling", "random")  # strategies that spend the same budget without looking
 
 
 def uniform(config, episode, role):
@@ -938,10 +981,10 @@ def policies(config, agent=None):
     }
 
 
-def evaluate_policy(run, world, choose, state):
+def evaluate_policy(run, world, choose, state, look="next"):
     """Play every problem of ``world`` once; resumes after ``state["evaluated"][strategy]`` problems."""
     config, episodes, done = world.config, [(task_id, 0) for task_id in world.problems], state["evaluated"]
-    envs = RLPromptVectorEnv(world, config.num_envs)
+    envs = RLPromptVectorEnv(world, config.num_envs, look)
     for start in range(done.get(world.strategy, 0), len(episodes), 4 * config.num_envs):
         begun = time.perf_counter()
         observations, infos = envs.reset(options={"episodes": episodes[start : start + 4 * config.num_envs]})
@@ -975,7 +1018,7 @@ class PPOCodeT5Trainer:
 
     def identity(self, strategy, problems):
         """What decides the content of a run; a run directory belongs to one identity."""
-        values = {k: v for k, v in vars(self.config).items() if k not in ("run_dir", "generation_cache")}
+        values = {k: v for k, v in vars(self.config).items() if k not in settings.NOT_IN_IDENTITY}
         hashes = {"train": problem_set_hash(self.problems["train"]), "scored": problem_set_hash(problems)}
         return {"strategy": strategy, **values, **hashes, "task_ids": [problem.task_id for problem in problems]}
 
@@ -996,9 +1039,9 @@ class PPOCodeT5Trainer:
         return summary if self.agent else self.load(Path(output_dir) / "final_model.pt") and summary
 
     def control(self, strategy, output_dir, report=print):
-        """Evaluate "resampling" or "random" in a run directory of its own; returns the summary."""
-        if strategy not in ("resampling", "random"):
-            raise runs.RunError(f"unknown control {strategy!r}; choose resampling or random")
+        """Evaluate one of ``CONTROLS`` in a run directory of its own; returns the summary."""
+        if strategy not in CONTROLS:
+            raise runs.RunError(f"unknown control {strategy!r}; choose {' or '.join(CONTROLS)}")
         return self.run(output_dir, strategy, (strategy,), self.scored, report)
 
     def evaluate(self, num_episodes=None, output_dir=None, report=print):
@@ -1019,7 +1062,7 @@ class PPOCodeT5Trainer:
             return finished
         parts = self.parts
         with runs.Run(output_dir, identity, parts.record()) as run:
-            state = run.state or {"update": 0, "memory": [], "evaluated": {}}
+            state = run.state or {"update": 0, "memory": [], "rollout": None, "evaluated": {}}
 
             def world(phase, strategy, problems):
                 world = PromptWorld(self.config, parts, problems, phase, strategy, lambda row: run.log("attempts", row))
@@ -1035,7 +1078,8 @@ class PPOCodeT5Trainer:
                 run.save("final_model.pt", {"agent": self.agent.state_dict()})
             for strategy in strategies:
                 choose = policies(self.config, self.agent)[strategy]
-                evaluate_policy(run, world("eval", strategy, problems), choose, state)
+                look = "none" if strategy in CONTROLS else "next"
+                evaluate_policy(run, world("eval", strategy, problems), choose, state, look)
             return run.finish(summarise(run, self.config, strategies, problems))
 
 

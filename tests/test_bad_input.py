@@ -218,7 +218,7 @@ def test_what_only_the_notebook_can_find_is_one_sentence_too(empty: Path) -> Non
     [
         ({"max_steps": 0}, "parameter max_steps = 0 must be more than 0"),
         ({"max_steps": "4"}, "parameter max_steps = '4' is a str, expected int"),
-        ({"dtype": "int4"}, "parameter dtype = 'int4' must be one of float32, bfloat16"),
+        ({"dtype": "int4"}, "parameter dtype = 'int4' must be one of auto, float32, bfloat16"),
         ({"max_episodes": 7}, "must be a multiple of"),
         ({"visible_tests": "some"}, 'must be "all" or 1, 2'),
     ],

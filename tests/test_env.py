@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -24,15 +27,19 @@ from ppo_codet5.core import (
     ACTIONS,
     Cost,
     EpicGA,
+    Episode,
     Parts,
+    PPOAgent,
     PromptRewriter,
     PromptWorld,
     ReflexionMemory,
     RLPromptEnv,
     RLPromptVectorEnv,
     clean_task,
+    compute_gae,
     feedback,
     reward,
+    rollout,
     shown,
 )
 
@@ -358,7 +365,6 @@ def test_the_vector_form_makes_the_same_transitions_as_the_single_one(make) -> N
     transitions = play_vector(envs, episodes)
     assert list(transitions) != episodes or len(transitions) == len(episodes)
     assert sorted(transitions) == sorted(episodes)  # exactly the listed episodes, each once
-    assert sorted(episode.key for episode in envs.finished) == sorted(episodes)
     env = RLPromptEnv(make())
     for task_id, visit in episodes:
         observation, _ = env.reset(options={"task_id": task_id})
@@ -408,13 +414,125 @@ def test_without_a_list_the_vector_form_goes_through_shuffled_epochs(make) -> No
 
     def ids(seed: int) -> list[tuple[int, int]]:
         envs.reset(seed=seed)
+        keys = []
         for _ in range(6):
+            keys += [slot.key for slot in envs.slots]  # each is solved at once
             envs.step(np.zeros(5, int))
-        return [episode.key for episode in envs.finished]
+        return keys
 
     keys = ids(4)
     assert len(keys) == 30 and len({task for task, visit in keys if visit == 0}) == 12
     assert ids(4) == keys != ids(5)
+
+
+def test_every_update_uses_exactly_its_episodes_though_later_ones_start_early(make) -> None:
+    """Groups of four in five slots: what a slot does for a later group counts there, with its own advantages."""
+    log: list[dict] = []
+    world = make(world={"log": log.append})
+    agent = PPOAgent(world.config, world.observation_space.shape[0], len(ACTIONS))
+    lists = [[(p.task_id, visit, 3 * visit + third) for p in TRAIN[4 * third : 4 * third + 4]]
+             for visit in range(2) for third in range(3)]  # fmt: skip
+    envs, records, together, used = RLPromptVectorEnv(world, 5, look="next"), defaultdict(list), False, 0
+    generator = torch.Generator().manual_seed(0)
+    envs.restore(None)
+    for group in range(6):
+        observations, infos = envs.add(itertools.chain(*lists[group + 1 if group else 0 : group + 2]))
+        batch, *_ = rollout(agent, envs, observations, infos, generator, group=group, records=records)
+        together |= bool(records["groups"])
+        used += len(batch["actions"])
+        keys = [entry[:2] for entry in lists[group]]
+        rows = {key: [row for row in log if (row["task_id"], row["visit"]) == key] for key in keys}
+        assert len(batch["actions"]) == sum(map(len, rows.values())) and batch["dones"].sum() == len(keys)
+        assert batch["terminated"].sum() == sum(all(r["visible_mask"]) for rs in rows.values() for r in rs)
+        expected = []
+        for (task_id, visit), own in rows.items():
+            episode = Episode(world.problems[task_id], visit)
+            seen = []
+            for row in own:  # the episode by itself, from its log
+                seen.append(world.observe([episode])[0])
+                episode.attempts.append(row)
+            values = agent.value(np.stack(seen)).detach()[:, None]
+            rewards = torch.tensor([[row["reward"]] for row in own])
+            dones = torch.tensor([[row is own[-1]] for row in own])
+            advantages = compute_gae(rewards, values, dones, torch.zeros(1), 0.99, 0.95)
+            expected += zip([row["action"] for row in own], advantages[:, 0].tolist(), strict=True)
+        got = zip(batch["actions"].tolist(), batch["advantages"].tolist(), strict=True)
+        for (action, advantage), (other, wanted) in zip(sorted(got), sorted(expected), strict=True):
+            assert action == other and advantage == pytest.approx(wanted, abs=1e-5)
+    assert together and not records["groups"] and used == len(log)
+
+
+def test_episodes_under_way_are_saved_and_restored(make, tmp_path: Path) -> None:
+    entries = [(p.task_id, 0, i // 4) for i, p in enumerate(TRAIN[:8])]
+
+    def go_on(envs: RLPromptVectorEnv, observations: np.ndarray) -> list:
+        steps = []
+        while any(envs.slots):
+            actions = [chosen(s.problem.task_id, len(s.attempts)) if s else 0 for s in envs.slots]
+            steps.append([observations, *envs.step(np.array(actions))])
+            observations = steps[-1][1]
+        return steps
+
+    envs = RLPromptVectorEnv(make(rule=always(wrong)), 3)
+    envs.restore(None)
+    observations, _ = envs.add(entries)
+    for _ in range(2):
+        observations, *_ = envs.step(np.array([2, 1, 2]))
+    torch.save(
+        {"rollout": envs.state({"rewards": [torch.ones(3)]}), "memory": envs.world.memory.entries}, tmp_path / "x"
+    )
+    rest = go_on(envs, observations)
+    saved = torch.load(tmp_path / "x", weights_only=True)
+    again = RLPromptVectorEnv(make(rule=always(wrong)), 3)
+    again.world.memory.entries = saved["memory"]
+    assert again.restore(saved["rollout"])["rewards"][0].tolist() == [1, 1, 1]
+    observations, _ = again.add([])
+    repeated = go_on(again, observations)
+    assert len(rest) == len(repeated) > 3
+    for one, other in zip(rest, repeated, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
+        assert np.array_equal(one[5]["groups"], other[5]["groups"])
+
+
+def test_strategies_that_do_not_look_embed_no_feedback(make, embedder: Embedder, monkeypatch) -> None:
+    episodes, shown = [(p.task_id, 0) for p in TRAIN[:5]], {}
+    for look in ("all", "next", "none"):
+        texts: list[str] = []
+        world = make(rule=always(wrong))
+        encode = embedder.encode
+        with monkeypatch.context() as patch:
+            patch.setattr(embedder, "encode", lambda t, e=encode, seen=texts: (seen.extend(t), e(t))[1])
+            envs = RLPromptVectorEnv(world, 3, look)
+            observations, infos = envs.reset(options={"episodes": episodes})
+            rows = [observations]
+            while infos["active"].any():
+                observations, *_, infos = envs.step(np.zeros(3, int))
+                rows.append(observations)
+                assert ("final_obs" in infos) <= (look == "all")
+        shown[look] = np.stack(rows), sum("similarity to the original" in text for text in texts)
+    assert np.array_equal(shown["all"][0], shown["next"][0]) and not shown["none"][0].any()
+    assert shown["all"][1] == 15 and shown["next"][1] == 10 and shown["none"][1] == 0
+
+
+def test_programs_run_while_others_are_generated(make, monkeypatch) -> None:
+    world, verdicts = make(), []
+    run_async, generate = world.parts.sandbox.run_async, world.parts.code.generate
+    monkeypatch.setattr(
+        world.parts.sandbox, "run_async", lambda programs: (verdicts.append(run_async(programs)), verdicts[-1])[1]
+    )
+
+    def slow(requests, each):
+        def first(place, completion):
+            each(place, completion)
+            verdicts[-1].result(timeout=60)  # a sandbox that waited for the whole batch would never answer
+
+        return generate(requests, first)
+
+    monkeypatch.setattr(world.parts.code, "generate", slow)
+    envs = RLPromptVectorEnv(world, 4)
+    envs.reset(options={"episodes": [(p.task_id, 0) for p in TRAIN[:4]]})
+    envs.step(np.zeros(4, int))
+    assert len(verdicts) == 4
 
 
 def test_requests_depend_on_the_episode_and_not_on_company_or_strategy(make) -> None:
@@ -647,6 +765,18 @@ def test_meaning_is_measured_against_the_original(epic: EpicGA, embedder: Embedd
         (text,) = epic.mutate([text], [np.random.default_rng(step)], originals=[original])
         assert embedder.similarity(original, text) >= 0.8 - 1e-6
     assert text != original
+
+
+def test_a_text_that_was_rewritten_away_can_still_be_mutated(epic: EpicGA, embedder: Embedder) -> None:
+    far = [(text, other) for text, other in itertools.product(TEXTS[:8], TEXTS[8:12])
+           if 0.2 < embedder.similarity(text, other) < 0.7]  # fmt: skip
+    texts, originals = map(list, zip(*far, strict=True))
+    mutants = epic.mutate(texts, [np.random.default_rng(i) for i in range(len(far))], originals=originals)
+    moved = [i for i, mutant in enumerate(mutants) if mutant != texts[i]]
+    assert len(far) > 8 and len(moved) > len(far) / 2
+    for i in moved:
+        before, after = (embedder.similarity(text, originals[i]) for text in (texts[i], mutants[i]))
+        assert after >= 0.8 * before - 1e-6
 
 
 def test_a_text_is_mutated_the_same_in_any_company(epic: EpicGA) -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -22,9 +22,14 @@ class Echo:
         self.name, self.revision, self.dtype = "echo", revision, dtype
         self.asked: list[Request] = []
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(
+        self, requests: Sequence[Request], each: Callable[[int, Completion], object] = lambda place, made: None
+    ) -> list[Completion]:
         self.asked += requests
-        return [Completion(f"{request.prompt} é\n", len(request.prompt), request.seed, "stop") for request in requests]
+        made = [Completion(f"{request.prompt} é\n", len(request.prompt), request.seed, "stop") for request in requests]
+        for place, completion in reversed(list(enumerate(made))):
+            each(place, completion)
+        return made
 
 
 def test_second_time_comes_from_disk(tmp_path: Path) -> None:
@@ -47,6 +52,30 @@ def test_duplicates_in_one_call_are_generated_once(tmp_path: Path) -> None:
     assert got[0] == got[2] != got[1]
     assert [c.cached for c in got] == [False, False, True]
     assert cached.generate([]) == []
+
+
+def test_each_completion_is_handed_on_once(tmp_path: Path) -> None:
+    CachedGenerator(Echo(), tmp_path).generate([Request("b", 1)])
+    requests = [Request(text, 1) for text in "abcab"]
+    told: list[tuple[int, Completion]] = []
+    got = CachedGenerator(Echo(), tmp_path).generate(requests, lambda place, made: told.append((place, made)))
+    assert [place for place, _ in told[:2]] == [1, 4]  # what is on disk does not wait for what is not
+    assert sorted(place for place, _ in told) == [0, 1, 2, 3, 4]
+    assert all(got[place] == made and got[place].cached == made.cached for place, made in told)
+    assert [c.cached for c in got] == [False, True, False, True, True]
+
+
+def test_what_was_made_before_an_interrupt_is_kept(tmp_path: Path) -> None:
+    class Cut(Echo):
+        def generate(self, requests, each=lambda place, made: None):
+            super().generate(requests[:2], each)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CachedGenerator(Cut(), tmp_path).generate([Request(text, 1) for text in "abc"])
+    again = CachedGenerator(Echo(), tmp_path)
+    again.generate([Request(text, 1) for text in "abc"])
+    assert [request.prompt for request in again.inner.asked] == ["c"]
 
 
 def test_everything_that_decides_the_text_is_in_the_key(tmp_path: Path) -> None:

@@ -81,6 +81,31 @@ def test_text_depends_on_the_request_alone(generator: TransformersGenerator, fol
     assert [shuffled[order.index(i)] for i in range(len(requests))] == together
 
 
+def test_each_completion_is_handed_on_when_it_is_complete(generator: TransformersGenerator) -> None:
+    requests = [replace(request, stop="none") for request in mixed_requests(20)]  # in 8 slots
+    told: dict[int, tuple[object, int]] = {}
+    before = generator.stats.forward_calls
+    got = generator.generate(
+        requests, lambda place, made: told.update({place: (made, generator.stats.forward_calls - before)})
+    )
+    assert [told[place][0] for place in range(20)] == got and len(told) == 20
+    calls = [called for _, called in told.values()]
+    assert calls == sorted(calls) and len(set(calls)) > 5 and calls[0] < calls[-1] / 3
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_f": True, "avx512_bf16": True}, "bfloat16"), ({"avx512_f": True, "avx512_bf16": False}, "float32")],
+)
+def test_auto_is_bfloat16_where_the_hardware_has_it(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    generator = load_generator(str(folders["llama"]), dtype="auto", device="cpu")
+    assert generator.dtype == expected
+    assert generator is load_generator(str(folders["llama"]), dtype=expected, device="cpu")
+
+
 def test_greedy_is_what_transformers_generates(generator: TransformersGenerator, folders: dict[str, Path]) -> None:
     """The library's own loop, one prompt at a time, is the independent reference for masks, positions and caches."""
     folder = folders[generator.name.removeprefix("tiny-")]

@@ -97,7 +97,7 @@ def test_injected_values_count_and_numbers_become_floats_where_floats_are_meant(
         ({"eval_limit": 0}, r"parameter eval_limit = 0 must be more than 0, or None"),
         ({"visible_tests": "some"}, r"parameter visible_tests = 'some' must be \"all\" or 1, 2, \.\.\."),
         ({"visible_tests": 0}, r"parameter visible_tests = 0 must be \"all\""),
-        ({"dtype": "float16"}, r"parameter dtype = 'float16' must be one of float32, bfloat16"),
+        ({"dtype": "float16"}, r"parameter dtype = 'float16' must be one of auto, float32, bfloat16"),
         ({"eval_split": "tets"}, r"parameter eval_split = 'tets' must be one of train, validation, test"),
         ({"top_p": 0}, r"parameter top_p = 0.0 must be more than 0 and at most 1"),
         ({"gamma": 1.01}, r"parameter gamma = 1.01 must be between 0 and 1"),

@@ -79,7 +79,7 @@ def server() -> Iterator[ForkServerContext]:
 class Broken(Scripted):
     """A generator that must not be asked."""
 
-    def generate(self, requests):
+    def generate(self, requests, each=None):
         raise AssertionError("this run should not have generated anything")
 
 
@@ -90,7 +90,8 @@ def test_the_logs_hold_what_the_config_says(whole: tuple[Path, dict]) -> None:
     folder, summary = whole
     metrics, attempts = read_rows(folder / "metrics.jsonl"), read_rows(folder / "attempts.jsonl")
     assert [row["update"] for row in metrics] == [1, 2, 3, 4, 5, 6]
-    assert all(row["first_ratio_deviation"] < 1e-6 for row in metrics)
+    assert metrics[0]["first_ratio_deviation"] < 1e-6  # later updates hold steps of the policy one update before
+    assert any(row["first_ratio_deviation"] > 1e-6 for row in metrics)
     trained = [row for row in attempts if row["phase"] == "train"]
     assert sum(row["steps"] for row in metrics) == len(trained)
     assert len({(row["task_id"], row["visit"]) for row in trained}) == 24
@@ -105,6 +106,22 @@ def test_the_logs_hold_what_the_config_says(whole: tuple[Path, dict]) -> None:
     assert {row["action"] for row in trained} == {0, 1, 2}
     assert len((folder / "results.csv").read_text().splitlines()) == 1 + 9
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+
+
+def test_early_starts_change_the_policy_that_acts_and_nothing_else(
+    whole: tuple[Path, dict], parts: Parts, tmp_path: Path
+) -> None:
+    """Without them every step is of the policy that is updated; the updates' lists of episodes stay the same."""
+    trainer = PPOCodeT5Trainer(small(**SIX_UPDATES, updates_ahead=0), parts=parts)
+    trainer.train(tmp_path / "run", report=quiet)
+    metrics = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert all(row["first_ratio_deviation"] < 1e-6 for row in metrics)
+    early, none = (
+        [(row["task_id"], row["visit"]) for row in read_rows(folder / "attempts.jsonl")
+         if row["phase"] == "train" and row["attempt"] == 0]
+        for folder in (whole[0], tmp_path / "run")
+    )  # fmt: skip
+    assert [set(none[i : i + 4]) for i in range(0, 24, 4)] == [set(early[i : i + 4]) for i in range(0, 24, 4)]
 
 
 def test_equal_configs_give_equal_bytes_with_a_cold_and_a_warm_cache(whole: tuple[Path, dict], tmp_path: Path) -> None:
