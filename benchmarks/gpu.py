@@ -245,7 +245,7 @@ def plan(scale: Scale) -> list[Measurement]:
                 add(f"others {model}", name, generate, 30, **at, cache=cache, sampled=sampling == "sampled")
     for model in (m for m in scale.compared if SHAPES[m].kind == "llama"):
         for slots in scale.ragged[1]:
-            for name, work in (("this loop", ragged), ("generate_batch", generate_batch)):
+            for name, work in (("own", ragged), ("generate_batch", generate_batch)):
                 at = {"model": model, "rows": scale.ragged[0], "slots": slots}
                 add(f"{name} {model}", f"ragged {model} {name} s{slots}", work, 25, **at)
     for model, mode in scale.compiled:
@@ -873,9 +873,8 @@ def profile_steps(bench: Bench, generator: Any, lengths: list[int], new: int) ->
     seconds: dict[str, float] = defaultdict(float)
     events = [event for event in profile.events() if event.device_type == device]
     for event in events:
-        seconds[event.name[:80]] += (
-            1e-6 * (event.device_time_total if bench.cuda else event.self_cpu_time_total) / count
-        )
+        micro = event.time_range.elapsed_us() if bench.cuda else event.self_cpu_time_total
+        seconds[event.name[:80]] += 1e-6 * micro / count
     longest = sorted(seconds.items(), key=lambda item: -item[1])[:10]
     return {"kernels": len(events) / count, "kernel_seconds": sum(seconds.values()), "longest": dict(longest)}
 
@@ -1251,7 +1250,8 @@ OTHERS = (
 )
 RAGGED = (
     f"{FULL.ragged[0]} rows with prompts of {FULL.prompt // 4} to {FULL.prompt} tokens and {FULL.new // 8} to {FULL.new} "
-    "new ones, prefill included. `generate_batch` is transformers' continuous batching, greedy, after its warm-up."
+    "new ones, prefill included. `own` is this loop, `generate_batch` transformers' continuous batching: greedy, after "
+    "its warm-up."
 )
 LOOP = (
     "Random actions, starter problems. With random weights every text runs to its limit and every rewrite is asked for "
