@@ -73,7 +73,7 @@ def loops(size):
 
 SIZES = {
     "full": {"many": 144, "few": 24, "own": 10, "published": 8, "updates": 6, "mutations": 1000},
-    "quick": {"many": 48, "few": 6, "own": 3, "published": 3, "updates": 1, "mutations": 200},
+    "quick": {"many": 24, "few": 3, "own": 2, "published": 2, "updates": 1, "mutations": 200},
 }
 
 
@@ -698,24 +698,30 @@ def main():
         "mutations": size["mutations"],
     }
     wanted = arguments.only.split(",") if arguments.only else [""]
-    began, results = time.perf_counter(), []
+    if not any(word in loop.name for word in wanted for loop in loops(size)):
+        parser.error(f"--only {arguments.only} names no loop: {', '.join(loop.name for loop in loops(size))}")
+    about, began, results = _common.machine(), time.perf_counter(), []
     for loop in loops(size):
-        if any(word in loop.name for word in wanted):
-            results.append(run_child(loop, options))
-            rate = results[-1].get("steps_per_second")
-            print(f"# {loop.name}: {f'{rate:.3f} steps/s' if rate else 'failed'}", file=sys.stderr, flush=True)
-    compared = compare(results)
-    found = checks(results, compared)
-    results = [without_programs(result) for result in results]
-    about = _common.machine()
+        if not any(word in loop.name for word in wanted):
+            continue
+        results.append(run_child(loop, options))
+        rate = results[-1].get("steps_per_second")
+        print(f"# {loop.name}: {f'{rate:.3f} steps/s' if rate else 'failed'}", file=sys.stderr, flush=True)
+        compared = compare(results)
+        record = {
+            "machine": about,
+            "sizes": size,
+            "options": options,
+            "seconds": time.perf_counter() - began,
+            "loops": [without_programs(result) for result in results],
+            "programs": compared,
+            "checks": checks(results, compared),
+        }
+        if arguments.output:  # after every loop, so that a run that is broken off leaves what it has
+            _common.write(arguments.output, record)
     print(f"# {_common.describe(about)}")
-    print(
-        f"# {options['num_envs']} problems at once, seed {options['seed']}, {time.perf_counter() - began:.0f} s in all"
-    )
-    show(results, compared, found)
-    if arguments.output:
-        record = {"machine": about, "sizes": size, "options": options, "loops": results, "programs": compared}
-        _common.write(arguments.output, {**record, "checks": found})
+    print(f"# {options['num_envs']} problems at once, seed {options['seed']}, {record['seconds']:.0f} s in all")
+    show(record["loops"], record["programs"], record["checks"])
     if any("error" in result for result in results):
         sys.exit(1)
 

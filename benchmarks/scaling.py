@@ -41,7 +41,8 @@ def draw(series, path, title):
     from ppo_codet5.helpers.figures import COLOURS
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    environments, queue = "problems stepped at once", "problems in the queue"
+    at_once = ", ".join(sorted({str(row["environments"]) for row in series["queue"]}))
+    environments, queue = "problems stepped at once", f"problems in the queue ({at_once} stepped at once)"
     panels = [
         ("environments", "environments", "steps_per_second", environments, "environment steps per second"),
         ("environments", "environments", "ms_per_step", environments, "cost of a step (ms)"),
@@ -53,7 +54,7 @@ def draw(series, path, title):
         axis.set_xscale("log", base=2)
         axis.set_xticks([row[x] for row in rows], [str(row[x]) for row in rows])
         axis.minorticks_off()
-        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.1 * max((row[y] for row in rows), default=1)))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     figure.suptitle(title, fontsize=10)
@@ -63,7 +64,7 @@ def draw(series, path, title):
 
 def main():
     def numbers(text):
-        return [int(number) for number in text.split(",")]
+        return [int(number) for number in text.split(",") if number]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", type=numbers, default=[1, 2, 4, 8, 16, 32, 48, 96], help="problems stepped at once")
@@ -98,13 +99,12 @@ def main():
     series, checks = {}, {}
     for name in ("environments", "queue"):
         series[name] = [row for row in results if row["series"] == name and "error" not in row]
-        print(
-            f"\n{'environments':>12}{'episodes':>9}{'steps':>7}{'steps/s':>9}{'ms/step':>9}{'tokens/s':>10}{'forward':>9}{'MB':>7}"
-        )
+        columns = ("problems", "episodes", "steps", "steps/s", "ms/step", "tokens/s", "forward", "MB", "others")
+        print("\n" + "".join(f"{column:>10}" for column in columns))
         for row in series[name]:
-            line = f"{row['environments']:12}{row['episodes']:9}{row['steps']:7}{row['steps_per_second']:9.3f}"
-            line += f"{row['ms_per_step']:9.0f}{row['tokens_per_second']:10.1f}{row['forward_share']:9.1%}"
-            print(f"{line}{row['peak_memory_mb']:7.0f}")
+            line = f"{row['environments']:10}{row['episodes']:10}{row['steps']:10}{row['steps_per_second']:10.3f}"
+            line += f"{row['ms_per_step']:10.0f}{row['tokens_per_second']:10.1f}{row['forward_share']:10.1%}"
+            print(f"{line}{row['peak_memory_mb']:10.0f}{row['others_share']:10.1%}")
         checks[name] = flat_or_falling([row["ms_per_step"] for row in series[name]])
         verdict = "PASS" if checks[name] else "short of it"
         print(f"cost per step against {name}, flat within {SLACK - 1:.0%} or falling: {verdict}")
