@@ -495,8 +495,10 @@ def make_model(name: str, device: str, dtype: Any) -> tuple[Any, Any]:
             model = model_class(config_class(**shape.config)).eval()
     finally:
         torch.set_default_dtype(before)
-    start = shape.config.get("decoder_start_token_id")
-    model.generation_config = GenerationConfig(pad_token_id=0, decoder_start_token_id=start)
+    # A random T5 repeats its last token. An ordinary one to start from, as special ones are no text to keep.
+    model.generation_config = GenerationConfig(
+        pad_token_id=0, decoder_start_token_id=300 if shape.kind == "t5" else None
+    )
     # As peaked as a trained model's next-token distribution: see the top of this file.
     ids = torch.randint(1, shape.config["vocab_size"], (4, 16), device=device)
     with torch.inference_mode():
@@ -510,11 +512,11 @@ def make_model(name: str, device: str, dtype: Any) -> tuple[Any, Any]:
 
 @functools.cache
 def problem_words() -> tuple[str, ...]:
-    """The words of the starter problems, each once, in order of appearance."""
+    """The words of the starter problems as they follow each other."""
     from ppo_codet5.helpers.problems import load_problems
 
     texts = [problem.text for problem in load_problems("starter", "train")]
-    return tuple(dict.fromkeys(word for text in texts for word in text.split() if word.isalpha()))
+    return tuple(word for text in texts for word in text.split() if word.isalpha())
 
 
 def make_tokenizer(size: int) -> Any:
@@ -553,12 +555,20 @@ def make_tokenizer(size: int) -> Any:
 
 
 def prompts(tokenizer: Any, lengths: list[int], seed: int = 0) -> list[str]:
-    """Texts of exactly that many tokens, different from the start on, so that no two share a prefix."""
+    """Texts of exactly that many tokens: the starter problems' words that are one token, each from another place on.
+
+    So no two are equal (those would be computed once), and trained weights find them plausible.
+    """
     import numpy as np
 
-    words = [word for word in problem_words() if len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1]
-    rng = np.random.default_rng(seed)
-    return ["".join(f" {words[i]}" for i in rng.integers(len(words), size=length)) for length in lengths]
+    words = problem_words()
+    single = {word for word in set(words) if len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1}
+    words = tuple(word for word in words if word in single)
+    starts = np.random.default_rng(seed).permutation(len(words))[: len(lengths)]
+    return [
+        "".join(f" {words[(start + i) % len(words)]}" for i in range(length))
+        for start, length in zip(starts, lengths, strict=True)
+    ]
 
 
 def make_requests(tokenizer: Any, lengths: list[int], new: list[int]) -> list[Any]:
@@ -1150,7 +1160,7 @@ def make_embedder(bench: Bench, folder: Path) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", *problem_words()))}
+    words = {word: i for i, word in enumerate(dict.fromkeys(("[PAD]", "[UNK]", *problem_words())))}
     backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")

@@ -267,10 +267,10 @@ def test_smollm2_has_the_shape_of_its_file(smollm2_dir: Path) -> None:
 def test_prompts_have_exact_lengths_and_no_shared_start() -> None:
     tokenizer = gpu.make_tokenizer(5000)
     assert len(tokenizer) == 5000 and tokenizer.eos_token_id is None and tokenizer.is_fast
-    lengths = [3, 40, 40, 256]
+    lengths = [3, 40, 40, 256] + [256] * 1020
     ids = [tokenizer(text).input_ids for text in gpu.prompts(tokenizer, lengths)]
     assert [len(one) for one in ids] == lengths
-    assert len({tuple(one[:2]) for one in ids}) == len(ids)
+    assert len({tuple(one) for one in ids}) == len(ids) and len({one[0] for one in ids}) > 50
     code = "def add(a, b):\n    return a + b  # café"
     assert tokenizer.decode(tokenizer(code).input_ids) == code
     assert all(tokenizer.decode([i]).strip() for i in range(4500, 5000))  # the words that fill it up
@@ -280,6 +280,8 @@ def test_random_models_are_as_peaked_as_trained_ones() -> None:
     bench = gpu.Bench("cpu", gpu.TINY)
     for name in gpu.TINY.models:
         generator = bench.generator(name, 2)
+        texts = [done.text for done in generator.generate(gpu.make_requests(generator.tokenizer, [9, 9], [6, 6]))]
+        assert min(map(len, texts)) >= 6, "random weights should write ordinary words"
         calls = gpu.breakdown(bench, name, 2)["choose_calls"]
         assert calls == 1, f"{name}: the nucleus should be within the first {decoding._TOP_K[0]} candidates"
         assert not generator._eos
