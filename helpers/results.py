@@ -176,7 +176,8 @@ def differences(run: RunDir, reference: RunDir) -> list[str]:
     return sorted(k for k in (mine.keys() & theirs.keys()) - excused if mine[k] != theirs[k])
 
 
-def _words(run: RunDir, reference: RunDir, names: Sequence[str]) -> str:
+def words(run: RunDir, reference: RunDir, names: Sequence[str]) -> str:
+    """The settings of these names, one against the other."""
     mine, theirs = run.settings, reference.settings
     long = ("task_ids", "scored")
     return ", ".join(
@@ -310,8 +311,8 @@ def columns(runs: Sequence[RunDir]) -> tuple[list[Column], list[str]]:
             notes += _place(run, column)
         if not fits:
             nearest = min(result, key=lambda column: len(differences(run, column.reference)))
-            words = _words(run, nearest.reference, differences(run, nearest.reference))
-            notes.append(f"{run.path} is not comparable with the column {nearest.title!r}: {words}; listed apart")
+            why = words(run, nearest.reference, differences(run, nearest.reference))
+            notes.append(f"{run.path} is not comparable with the column {nearest.title!r}: {why}; listed apart")
     for column in result:
         column.entries = {name: column.entries[name] for name in TITLES if name in column.entries}
     return [column for column in result if column.entries], notes
@@ -357,12 +358,17 @@ def _obstacle(run: RunDir, column: Column, entry: Entry, rows: list[dict[str, An
         other = next(iter(entry.runs.values()))
         learned = run.strategy in LEARNED
         keys = (run.settings.keys() & other.settings.keys()) - PER_RUN - (set() if learned else LEARNING)
-        differ = sorted(k for k in keys | _OWN if (run.settings.get(k) or {}) != (other.settings.get(k) or {}))
-        if differ:
-            return f"not one row with {other.path}, {_words(run, other, differ)}; listed apart"
+        names = sorted(k for k in keys | _OWN if (run.settings.get(k) or {}) != (other.settings.get(k) or {}))
+        if names:
+            return f"not one row with {other.path}, {words(run, other, names)}; listed apart"
     if first := entry.runs.get(run.identity["seed"]):
-        same = [row for row in first.attempts if row["strategy"] == entry.strategy] == rows
-        return f"this seed is there already, in {first.path}, with {'the same' if same else 'other'} attempts; left out"
+        theirs = scoring.by_problem(row for row in first.attempts if row["strategy"] == entry.strategy)
+        ours, differ = scoring.by_problem(rows), 0
+        for task in ours:
+            one, two = (scoring.submitted(group[task])["scored_mask"] for group in (ours, theirs))
+            differ += all(one) != all(two)
+        how = "the same attempts" if ours == theirs else f"other attempts ({differ} problems end otherwise)"
+        return f"this seed is there already, in {first.path}, with {how}; left out"
     return ""
 
 

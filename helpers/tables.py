@@ -341,6 +341,10 @@ def reliability(
     lines = [] if columns else ["There is no complete run: every cell of ours is empty."]
     for column in columns:
         lines += [f"{column.title}: {line}" for line in _weak_points(column)]
+        if column is not columns[0]:
+            why = results.differences(column.reference, columns[0].reference)
+            why_in_words = results.words(column.reference, columns[0].reference, why)
+            lines.append(f"{column.title} is not one column with {columns[0].title}: {why_in_words}.")
     if with_published:
         lines += _published_doubts(columns)
     for file in foreign:

@@ -284,6 +284,8 @@ def test_one_attempt_strategies_have_a_budget_of_one_in_every_column(tmp_path):
     columns, notes = read(tmp_path)
     assert [c.title for c in columns] == ["smollm2-135m (completion), budget 4", "smollm2-135m (completion), budget 2"]
     assert notes == [] and all(c.entries["direct"].budget == 1 for c in columns)
+    assert any(f"{columns[1].title} is not one column with {columns[0].title}: max_steps 2 against 4" in line
+               for line in tables.reliability(columns, [], [], False))  # fmt: skip
     table = tables.score_table(tables.scores(columns, [], **DRAWS), columns, False)
     assert "1 attempt" in table.rows[0][0] and "†" not in "".join(table.rows[0])
 
@@ -329,6 +331,16 @@ def test_a_control_of_notebook_01_and_the_same_of_03_are_one_row(agent):
         make_run(agent / "03" / f"random{seed}", "random", seed, own_settings={}, tuning={}, learning_rate=0.0)
     (column,), (note,) = read(agent)
     assert column.entries["random"].seeds == [0, 1, 2] and note.endswith("with the same attempts; left out")
+
+
+def test_a_seed_that_is_there_twice_is_counted_once_and_says_what_differs(tmp_path):
+    first, second = rows_of("random", [[P]], [[W]], [[X], [P]]), rows_of("random", [[P]], [[P]], [[W]])
+    for name, rows in (("a", first), ("b", first), ("c", second)):
+        make_run(tmp_path / name, "random", rows=rows, task_ids=[1, 2, 3])
+    (column,), (same, other) = read(tmp_path)
+    assert column.entries["random"].solved().tolist() == [[1, 0, 1]]
+    assert same.endswith(f"there already, in {tmp_path / 'a'}, with the same attempts; left out")
+    assert other.endswith("with other attempts (2 problems end otherwise); left out")
 
 
 def test_what_is_no_complete_sound_run_is_left_out_with_its_reason(agent):
@@ -563,3 +575,35 @@ def test_committed_outputs_are_of_the_committed_results():
     for table in (tables.cost_table(columns), tables.comparison_table(tables.comparisons(columns, 0, 10_000))):
         assert table.markdown() in text
     assert figures == 5 * len(columns)
+
+
+# Between the notebooks
+
+
+def test_runs_of_the_trainer_and_of_notebook_03_fill_one_column(tmp_path):
+    from killable import scripted_parts
+    from notebooks import module_of
+    from scripted import small
+
+    from ppo_codet5.core import PPOCodeT5Trainer
+
+    settings = {"train_limit": 4, "eval_limit": 6, "max_steps": 3, "max_episodes": 8, "episodes_per_update": 4}
+    settings |= {"num_envs": 4, "dtype": "float32", "device": "cpu", "generation_cache": None}
+    with scripted_parts() as parts:
+        trainer = PPOCodeT5Trainer(small(**settings), parts=parts)
+        trainer.train(tmp_path / "01" / "ppo", report=lambda line: None)
+        trainer.control("random", tmp_path / "01" / "random", report=lambda line: None)
+        nb = module_of("03_baselines.ipynb", **settings, selection_limit=3, run_dir=str(tmp_path / "03"))
+        baselines = nb.Baselines(nb.config, parts=parts)
+        for strategy in set(results.TITLES) - {"ppo", "ppo_sampled"}:
+            baselines.run(strategy, report=lambda line: None)
+        trainer.evaluate(3, tmp_path / "evaluated", report=lambda line: None)
+    (column,), notes = read(tmp_path)
+    assert list(column.entries) == list(results.TITLES)
+    assert len(notes) == 2 and notes[0].endswith("with the same attempts; left out") and "/evaluated" in notes[1]
+    table = tables.score_table(tables.scores([column], [], **DRAWS), [column], True)
+    assert [row[0] for row in table.rows if "†" in row[-1]] == ["EPiC", "Reflexion"]
+    before = {row[0]: row[-1] for row in tables.cost_table([column]).rows}
+    for name in results.TUNED:
+        assert re.match(r"\d+ generations", before[results.TITLES[name]])
+    assert len(tables.comparisons([column], **DRAWS)) == len(results.TITLES) - 1
