@@ -1,4 +1,4 @@
-# make demo   a trained agent and its evaluation on a laptop, from nothing but a package index
+# make demo   a trained agent and its evaluation on a laptop, from nothing but a package index;  make demo-quick  tiny
 # make test   all fast tests;  make test-slow  the slower ones;  make lint  ruff, types, twin cells
 PYTHON ?= python3
 PROFILE ?= laptop
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint assets clean
+.PHONY: demo demo-quick test test-slow lint assets clean
 
 $(BIN)/.requirements: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,9 @@ assets: $(BIN)/.requirements
 
 demo: assets
 	$(BIN)/python -m ppo_codet5.reproduce --profile $(PROFILE)
+
+demo-quick: PROFILE := smoke
+demo-quick: demo
 
 test: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m pytest -m "not slow"

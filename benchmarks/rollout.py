@@ -72,7 +72,7 @@ def loops(size):
 
 
 SIZES = {
-    "full": {"many": 144, "few": 24, "own": 10, "published": 8, "updates": 6, "mutations": 1000},
+    "full": {"many": 144, "few": 12, "own": 6, "published": 5, "updates": 4, "mutations": 1000},
     "quick": {"many": 24, "few": 3, "own": 2, "published": 2, "updates": 1, "mutations": 200},
 }
 
@@ -329,6 +329,7 @@ class Meter:
     @staticmethod
     def reading(generator):
         stats = asdict(generator.stats) if generator else {}
+        stats |= {"inside_seconds": stats.pop("seconds")} if stats else {}
         busy, own = _common.core_seconds()
         return {"seconds": time.perf_counter(), "busy": busy, "own": own, **stats}
 
@@ -678,7 +679,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a few episodes of each loop")
     parser.add_argument("--output", type=Path, help="write everything to this JSON file")
     parser.add_argument("--only", help="run only the loops whose names contain one of these words, comma-separated")
-    parser.add_argument("--num-envs", type=int, default=48, help="problems at once in the batched loops")
+    parser.add_argument("--num-envs", type=int, default=96, help="problems at once in the batched loops")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="threads of each loop, 0 for as many as there are cores")
     parser.add_argument("--sizes", type=json.loads, default={}, help="JSON of sizes to change, such as many and few")

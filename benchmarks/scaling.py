@@ -69,7 +69,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", type=numbers, default=[1, 2, 4, 8, 16, 32, 48, 96], help="problems stepped at once")
     parser.add_argument("--queues", type=numbers, default=[24, 96, 192], help="episodes in the queue")
-    parser.add_argument("--num-envs", type=int, default=48, help="problems stepped at once for --queues")
+    parser.add_argument("--num-envs", type=int, default=96, help="problems stepped at once for --queues")
     parser.add_argument("--per-env", type=int, default=2, help="episodes for each environment of --envs")
     parser.add_argument("--least", type=int, default=12, help="least episodes of a point of --envs")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))

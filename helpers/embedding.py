@@ -19,7 +19,7 @@ _CACHED_TEXTS = 16384
 # An embedding's last bits change with the shape of the batch that it is computed in (34 % of the vectors in float32),
 # and rounding does not help, since some value always sits on the edge of two roundings. So the shape of a batch
 # depends on nothing but a text's own length: so many rows, padded to a multiple of so many tokens.
-_TOKENS = 16
+_TOKENS = 8
 _ROWS = {"cpu": 4, "cuda": 64}
 
 

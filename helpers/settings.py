@@ -21,6 +21,9 @@ _CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
     "eval_split": ("train", "validation", "test"),
+    "prompt_form": ("completion", "chat", "chat-free"),
+    "epic_variant": ("paper", "public"),
+    "reflexion_variant": ("paper", "public"),
 }
 Rule = tuple[str, Callable[[Any], bool], str]
 RULES: list[Rule] = [

@@ -64,7 +64,7 @@ class Parameters:
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
     # Environment
     max_steps: int = 3  # generations per episode, the budget
-    num_envs: int = 48  # problems stepped at once
+    num_envs: int = 96  # problems stepped at once
     success_reward: float = 1.0  # added when all visible asserts pass
     penalty_scale: float = -0.1  # added at each step
     reward_scale: float = 1.0  # factor on the sum
@@ -124,9 +124,9 @@ def load_parts(config, code=None, rewriter=None):
 
 
 def load_split(config, split):
-    """The problems of a split as the parameters choose them."""
-    limit = config.train_limit if split == "train" else config.eval_limit
-    return load_problems(config.problems, split=split, limit=limit, seed=config.seed)
+    """The problems of a split as the parameters choose them; those that are scored are the same for every seed."""
+    limit, seed = (config.train_limit, config.seed) if split == "train" else (config.eval_limit, 0)
+    return load_problems(config.problems, split=split, limit=limit, seed=seed)
 
 
 def shown(problem, config):

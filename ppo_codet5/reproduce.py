@@ -19,7 +19,7 @@ from typing import Any
 
 import ppo_codet5
 
-NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb")
+NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb", "04_results.ipynb")
 # Profiles of one code model leave out the notebook of the other one.
 LEFT_OUT = {"codet5_a100": ("02_PPO_LlaMa.ipynb",), "codellama_a100": ("01_ppo_codet5.ipynb",)}
 
@@ -101,6 +101,9 @@ def share(values: dict[str, Any], notebooks: Sequence[str]) -> dict[str, dict[st
     for name, its in taken.items():
         if isinstance(its.get("run_dir"), str):
             its["run_dir"] = str(Path(its["run_dir"]) / Path(name).stem)
+        if "runs" in known[name] and "run_dir" in values:  # notebook 04 reads what the others have written
+            folder = Path(values["run_dir"]) / Path(name).stem
+            its |= {"runs": values["run_dir"], "figure_dir": str(folder / "figures"), "export_dir": str(folder)} | its
     return taken
 
 
@@ -198,7 +201,8 @@ def keep(run_dir: Path, target: Path) -> None:
     """
     from ppo_codet5.helpers import results, runs
 
-    for pattern in ("*/summary.json", "*/config.json", "*/metrics.jsonl", "*/results.csv", "figures/*.png"):
+    small = ("*/summary.json", "*/config.json", "*/metrics.jsonl", "*/results.csv", "figures/*.png", "results_table.*")
+    for pattern in small:
         for path in run_dir.glob(pattern):
             copy = target / path.relative_to(run_dir)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -226,8 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
         taken, folders = share(values, chosen(args.profile, args.notebooks)), {}
         for name, its in taken.items():  # all of them before the first one starts
             full = parameters_of(resource(name), its)
-            check_inputs(full)
-            folders[name] = Path(full["run_dir"])
+            if "problems" in full:
+                check_inputs(full)
+            folders[name] = Path(full.get("run_dir") or full["export_dir"])
         for name, folder in folders.items():
             print(f"{name}: profile {args.profile}, run directory {folder}", flush=True)
             execute(resource(name), folder.parent / name, taken[name], "python3")

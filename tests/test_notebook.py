@@ -162,6 +162,7 @@ STRATEGIES = {  # by notebook, and the figures
         ],
         ("baselines_budget",),
     ),
+    "04_results": ([], tuple(f"results_{name}_1" for name in ("budget", "learning", "actions", "failures", "gaps"))),
 }
 
 
@@ -196,7 +197,10 @@ def tiny_models(folder: Path, code: str = "t5") -> list[str]:
 
 
 def test_they_run_headless_with_an_encoder_decoder(tmp_path: Path) -> None:
-    check_run(tmp_path, run(tmp_path, "--notebooks", "01", "03", *tiny_models(tmp_path)), "01", "03")
+    done = run(tmp_path, "--notebooks", "01", "03", "04", *tiny_models(tmp_path))
+    check_run(tmp_path, done, "01", "03", "04")
+    table = (tmp_path / "runs/smoke/04_results/results_table.md").read_text()
+    assert "PPO" in table and "57.58" in table
 
 
 def test_they_run_headless_with_a_chat_model_that_writes_its_whole_reply(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Write the results table of README.md from results/laptop; ``--check`` exits 1 if it is out of date.
+"""Write the tables of README.md from results/; ``--check`` exits 1 if they are out of date.
 
 python -m ppo_codet5.reproduce --profile laptop --keep results/laptop
+python benchmarks/rollout.py --output results/speed/rollout.json
 python tools/update_readme.py
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "laptop"
-BEGIN, END = "<!-- results: written by tools/update_readme.py -->", "<!-- end of results -->"
+MARKS = ("<!-- {}: written by tools/update_readme.py -->\n", "\n<!-- end of {} -->")
 NAMES = {
     "direct": "direct generation, 1 attempt",
     "resampling": "i.i.d. resampling",
@@ -22,8 +23,8 @@ NAMES = {
 }
 
 
-def block() -> str:
-    """The text between the markers."""
+def results() -> str:
+    """Scores of one run of the laptop profile."""
     summaries = {
         name: json.loads((RESULTS / name / "summary.json").read_text()) for name in ("resampling", "random", "ppo")
     }
@@ -70,14 +71,41 @@ def verdict(agent: dict, control: dict, name: str) -> str:
     )
 
 
+def speed() -> str:
+    """Steps per second of the loops, and what they are compared for."""
+    record = json.loads((ROOT / "results" / "speed" / "rollout.json").read_text(encoding="utf-8"))
+    machine, versions = record["machine"], record["machine"]["versions"]
+    lines = [
+        f"{machine['cores']} cores ({machine['cpu_model']}), SmolLM2-135M, Python {versions['python']}, torch "
+        f"{versions['torch']}, transformers {versions['transformers']}, generation cache off:",
+        "",
+        "| loop | environment steps/s | tokens/s | inside the model | memory |",
+        "|---|---|---|---|---|",
+    ]
+    for loop in record["loops"]:
+        lines.append(
+            f"| {loop['name']} | {loop['steps_per_second']:.2f} | {loop['tokens_per_second']:.0f} "
+            f"| {loop['forward_share']:.0%} | {loop['peak_memory_mb'] / 1000:.1f} GB |"
+            if "forward_share" in loop
+            else f"| {loop['name']} | {loop['steps_per_second']:.2f} | {loop['tokens_per_second']:.0f} | | |"
+        )
+    lines += ["", "| what | measured | wanted | |", "|---|---|---|---|"]
+    for check in record["checks"]:
+        verdict = "" if check["pass"] is None else "yes" if check["pass"] else "**no**"
+        lines.append(f"| {check['name']} | {check['value']:.4g} {check['unit']} | {check['bound'] or ''} | {verdict} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    new = f"{before}{BEGIN}\n{block()}\n{END}{rest.split(END)[1]}"
+    text = new = readme.read_text(encoding="utf-8")
+    for name, block in (("results", results), ("speed", speed)):
+        begin, end = (mark.format(name) for mark in MARKS)
+        before, rest = new.split(begin)
+        new = f"{before}{begin}{block()}{end}{rest.split(end)[1]}"
     if "--check" in sys.argv:
         if new != text:
-            print("README.md: the results table is out of date; run python tools/update_readme.py")
+            print("README.md: its tables are out of date; run python tools/update_readme.py")
         return int(new != text)
     readme.write_text(new, encoding="utf-8")
     return 0
