@@ -1,6 +1,6 @@
 """Environment steps per second of this project's loop, against loops that handle one problem at a time.
 
-    python benchmarks/rollout.py --output FILE.json      # 12 to 15 minutes on 2 cores; --quick takes 3
+    python benchmarks/rollout.py --output FILE.json      # 12 minutes on 2 cores; --quick is shorter
 
 Each loop runs in a process of its own, with the settings of the laptop profile and the generation cache off. All play
 the same episodes, in the same order, with random actions drawn from (seed, task, attempt), and sample with the same

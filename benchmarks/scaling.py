@@ -1,6 +1,6 @@
 """Cost of an environment step against the problems stepped at once, and against the problems in the queue.
 
-    python benchmarks/scaling.py --output FILE.json --figure FILE.png      # about 12 minutes on 2 cores
+    python benchmarks/scaling.py --output FILE.json --figure FILE.png      # about 20 minutes on 2 cores
 
 The batched loop of ``rollout.py``: laptop settings, generation cache off, random actions, each point in a process of
 its own. Against the environments, the queue holds ``--per-env`` episodes for each of them, and ``--least`` at least;

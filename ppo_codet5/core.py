@@ -73,7 +73,7 @@ class Parameters:
     # PPO
     max_episodes: int = 240  # training episodes
     episodes_per_update: int = 12  # episodes of one PPO update
-    updates_ahead: int = 1  # later updates whose episodes may start early to fill the batch, 0 for none
+    updates_ahead: int = 2  # later updates whose episodes may start early to fill the batch, 0 for none
     learning_rate: float = 1e-3  # Adam, annealed linearly to 0
     gamma: float = 0.99  # discount
     gae_lambda: float = 0.95  # GAE
@@ -913,7 +913,8 @@ def train_agent(run, agent, world, state, report=print):
     per_update, ahead = config.episodes_per_update, config.updates_ahead
     updates = config.max_episodes // per_update
     episodes = [(*next(order), i // per_update) for i in range(config.max_episodes)]
-    envs = RLPromptVectorEnv(world, min(config.num_envs, (1 + ahead) * per_update), look="next")
+    slots = min(config.num_envs, max(1, ahead) * per_update)  # as many as always find an episode to work on
+    envs = RLPromptVectorEnv(world, slots, look="next")
     records = defaultdict(list, envs.restore(state["rollout"]))
     for update in range(state["update"], updates):
         started = time.perf_counter()

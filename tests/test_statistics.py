@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ppo_codet5.helpers import scoring, statistics
 from scipy.stats import binomtest, bootstrap
@@ -52,6 +52,7 @@ def test_with_several_seeds_the_problem_stays_the_unit():
     assert tripled == statistics.wins_and_losses(first[:1], second[:1])  # the same run thrice is no new evidence
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(shares, max_size=20))
 @example([0.01, 0.01, 0.04])
 def test_holm_against_statsmodels(p_values):

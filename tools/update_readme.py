@@ -1,6 +1,6 @@
 """Write the tables of README.md from results/; ``--check`` exits 1 if they are out of date.
 
-python -m ppo_codet5.reproduce --profile laptop --keep results/laptop
+python -m ppo_codet5.reproduce --profile laptop --notebooks 01 --keep results/laptop
 python benchmarks/rollout.py --output results/speed/rollout.json
 python tools/update_readme.py
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "laptop"
+RESULTS = ROOT / "results" / "laptop" / "01_ppo_codet5"
 MARKS = ("<!-- {}: written by tools/update_readme.py -->\n", "\n<!-- end of {} -->")
 NAMES = {
     "direct": "direct generation, 1 attempt",
@@ -33,7 +33,7 @@ def results() -> str:
         scores.update(summary["scores"])
     ppo, metrics = summaries["ppo"], (RESULTS / "ppo" / "metrics.jsonl").read_text().splitlines()
     config = json.loads((RESULTS / "ppo" / "config.json").read_text())
-    seconds = json.loads((RESULTS / "run.json").read_text())["seconds"]
+    seconds = json.loads((RESULTS.parent / "run.json").read_text())["seconds"]
     lines = [
         f"One real run of the laptop profile: {ppo['code_model']} writes and rewrites, {scores['ppo']['n']} held-out starter",
         f"problems, {ppo['visible_tests']} assert visible, at most {ppo['max_steps']} generations a problem, {len(metrics)} PPO updates, seed {ppo['seed']}, "
