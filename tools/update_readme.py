@@ -1,6 +1,6 @@
 """Write the tables of README.md from results/; ``--check`` exits 1 if they are out of date.
 
-python -m ppo_codet5.reproduce --profile laptop --notebooks 01 --keep results/laptop
+python -m ppo_codet5.reproduce --profile laptop --notebooks 01 03 --keep results/laptop
 python benchmarks/rollout.py --output results/speed/rollout.json
 python tools/update_readme.py
 """
@@ -14,10 +14,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "laptop" / "01_ppo_codet5"
 MARKS = ("<!-- {}: written by tools/update_readme.py -->\n", "\n<!-- end of {} -->")
+CONTROLS = ("resampling", "random", "fixed_action", "schedule", "bandit")
 NAMES = {
     "direct": "direct generation, 1 attempt",
     "resampling": "i.i.d. resampling",
     "random": "random actions",
+    "fixed_action": "best fixed action, chosen on validation",
+    "schedule": "tuned schedule, chosen on validation",
+    "bandit": "contextual bandit",
+    "epic": "EPiC",
+    "reflexion": "Reflexion",
     "ppo": "PPO agent, argmax",
     "ppo_sampled": "PPO agent, sampled",
 }
@@ -29,8 +35,9 @@ def results() -> str:
         name: json.loads((RESULTS / name / "summary.json").read_text()) for name in ("resampling", "random", "ppo")
     }
     scores = {"direct": summaries["resampling"]["curves"]["resampling"][0]}
-    for summary in summaries.values():
-        scores.update(summary["scores"])
+    baselines = [json.loads(path.read_text()) for path in (RESULTS.parent / "03_baselines").glob("*/summary.json")]
+    for summary in (*baselines, *summaries.values()):  # resampling and random are in both: those of notebook 01
+        scores.update({name: score for name, score in summary["scores"].items() if name in NAMES and name != "direct"})
     ppo, metrics = summaries["ppo"], (RESULTS / "ppo" / "metrics.jsonl").read_text().splitlines()
     config = json.loads((RESULTS / "ppo" / "config.json").read_text())
     seconds = json.loads((RESULTS.parent / "run.json").read_text())["seconds"]
@@ -50,7 +57,7 @@ def results() -> str:
             f"| {words} | {s['pass_at_1']:.1%} | {low:.1%} to {high:.1%} | {s['soft_pass_at_1']:.1%} | {s['oracle']:.1%} "
             f"| {s['generations']} | {s['rewriter_calls']} | {tokens} |"
         )
-    best = max(("resampling", "random"), key=lambda name: scores[name]["pass_at_1"])
+    best = max(CONTROLS, key=lambda name: scores[name]["pass_at_1"])
     lines += ["", verdict(scores["ppo"], scores[best], NAMES[best])]
     return "\n".join(lines)
 
