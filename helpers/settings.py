@@ -13,7 +13,8 @@ from .runs import RunError
 NOT_IN_IDENTITY = ("run_dir", "generation_cache", "cache_mb", "synthetic_updates")  # a run's content is the same
 _MORE_THAN_0 = (
     "max_new_tokens rewrite_tokens reflection_tokens max_steps num_envs max_episodes episodes_per_update update_epochs "
-    "minibatches batch_size hidden_size synthetic_updates cache_mb timeout_seconds learning_rate max_grad_norm clip_epsilon success_reward"
+    "minibatches batch_size hidden_size synthetic_updates cache_mb timeout_seconds learning_rate max_grad_norm "
+    "clip_epsilon success_reward"
 )
 _NOT_LESS_THAN_0 = "seed temperature rewrite_temperature memory_size value_coef entropy_coef updates_ahead"
 _CHOICES = {

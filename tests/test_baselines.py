@@ -6,13 +6,12 @@ import json
 import re
 import types
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from notebooks import module_of
 from ppo_codet5.helpers import scoring
 from ppo_codet5.helpers.gencache import CachedGenerator
@@ -67,20 +66,7 @@ def when_rewritten(problem: Any, request: Request) -> str:
     return right(problem) if ", version " in task_of(request) else wrong(problem)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def parts() -> Iterator[Parts]:
-    from killable import scripted_parts
-
-    with scripted_parts() as parts:
-        yield parts
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 from ppo_codet5.helpers.lexicon import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
 from ppo_codet5.helpers.sandbox import Sandbox
@@ -26,12 +25,7 @@ import scaling
 SIZES = {"many": 5, "few": 3, "own": 1, "published": 3, "updates": 1, "mutations": 10}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -47,12 +47,7 @@ TRAIN = [MIDPOINT, *STARTER["train"][:11]]
 TEXTS = [clean_task(p.text) for split in STARTER.values() for p in split]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ppo_codet5.helpers.decoding import TransformersGenerator
 from ppo_codet5.helpers.gencache import CachedGenerator
 from ppo_codet5.helpers.lexicon import Lexicon
@@ -35,12 +34,7 @@ def quiet(line: str) -> None:
     pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
