@@ -45,6 +45,7 @@ OUTCOMES = (
 )
 LAYERS = ("namespaces", "landlock", "seccomp")
 MAX_PROCESSES = 4  # a program's first process and those that try the asserts after one that ended it
+MAX_DEATHS = 3  # of the server under one program: two may be of other causes, such as the system short of memory
 IN_FLIGHT = 2  # programs sent to a worker at once: one runs, one waits
 PIPE_BYTES = 32768  # a job of at most this size never blocks behind another
 
@@ -314,12 +315,12 @@ class _Attempt:
         return "crash", f"ended by signal {number}"
 
     def died(self) -> bool:
-        """The server died under this program; True at the second time, which is then its verdict."""
+        """The server died under this program; True at the last of MAX_DEATHS times, which is then its verdict."""
         self.deaths += 1
-        if self.deaths == 2:
+        if self.deaths == MAX_DEATHS:
             for i in range(self.start, len(self.outcomes)):
                 self._set(i, "crash", "", "ended the sandbox's server")
-        return self.deaths == 2
+        return self.deaths == MAX_DEATHS
 
     def give_up(self, reason: str) -> None:
         """The sandbox could not run it."""
