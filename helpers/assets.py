@@ -233,6 +233,13 @@ def fetch_all() -> None:
         print(f"{label}: ready, {time.monotonic() - start:.1f} s", flush=True)
 
 
+def missing() -> list[str]:
+    """What of the laptop profile's assets is not in the cache yet, as folders below it."""
+    folders = ["hf/smollm2-135m-instruct", "hf/all-minilm-l6-v2", "gensim/glove-6b-50d"]
+    folders += ["nltk/corpora/wordnet", "nltk/taggers/averaged_perceptron_tagger_eng"]
+    return [folder for folder in folders if not (cache_root() / folder).exists()]
+
+
 def _nltk_data(kind: str, name: str, build: Callable[[Path, Path], None]) -> Path:
     target = cache_dir("nltk") / kind / name
     if target.exists():

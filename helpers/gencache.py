@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .models import Completion, Request, TextGenerator
+from .runs import logger
 
 _FORMAT = 1
 _CHECK_EVERY = 500  # writes between two looks at the size of the folder
@@ -92,6 +93,7 @@ class CachedGenerator:
         for key, completion in found.items():
             if completion is not None:
                 settle(key, completion, cached=True)
+        logger.debug("%s: %d completions, %d of them in the cache", self.name, len(requests), len(requests) - len(new))
         if new:
             self.inner.generate([requests[places[key][0]] for key in new], made)
         self.stats.misses += len(new)

@@ -120,7 +120,7 @@ def load_generator(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
-        dtype = "bfloat16" if _has_bfloat16(device) else "float32"
+        dtype = "bfloat16" if has_bfloat16(device) else "float32"
     source, is_folder = _source(name)
     weights = (source, dtype, device, revision)
     with _loading:
@@ -140,7 +140,21 @@ def load_generator(
         return generator
 
 
-def _has_bfloat16(device: str) -> bool:
+def check_model(name: str) -> None:
+    """Raise ModelError if the configuration of a model cannot be read: unknown, gated, private, or out of reach."""
+    if name in ALIASES:
+        return
+    source, is_folder = _source(name)
+    from transformers import AutoConfig
+
+    try:
+        revision, local = (None, True) if is_folder else _resolve(source, None)
+        AutoConfig.from_pretrained(source, revision=revision, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise _explained(name, error) from error
+
+
+def has_bfloat16(device: str) -> bool:
     """Whether the hardware computes in bfloat16; a CPU that does not emulates it, which is slower than float32."""
     import torch
 

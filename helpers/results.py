@@ -52,7 +52,8 @@ _NEEDED = "strategy seed problems eval_split visible_tests code_model rewriter_m
 _PER_RUN = "strategy seed own_settings tuning train train_limit eval_limit num_envs batch_size device"
 _LEARNING = (
     "max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatches value_coef "
-    "entropy_coef max_grad_norm hidden_size success_reward penalty_scale reward_scale updates_ahead synthetic_updates"
+    "entropy_coef max_grad_norm hidden_size success_reward penalty_scale reward_scale updates_ahead "
+    "synthetic_updates eval_frequency eval_episodes"
 )
 _NEVER_OWN = "problems eval_split visible_tests code_model max_steps task_ids scored preamble timeout_seconds"
 _SLIM = (

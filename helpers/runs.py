@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -22,6 +23,19 @@ import filelock
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "gymnasium", "numpy", "nltk", "gensim", "textblob")
 LOGS = ("attempts.jsonl", "metrics.jsonl", "timings.jsonl")
+
+
+class _ToStdout(logging.Handler):
+    """Prints; not a StreamHandler, because notebooks and tests replace ``sys.stdout``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+logger = logging.getLogger("ppo_codet5")
+logger.addHandler(_ToStdout())
+logger.propagate = False
+report = logger.info  # a line of progress
 
 
 class RunError(RuntimeError):
@@ -81,7 +95,8 @@ def _identity(identity: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 def finished(path: str | Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The summary of a complete run with this identity, ``None`` if it is missing or not complete; writes nothing.
 
-    Raises :class:`RunError` if the folder belongs to another config, or holds files that are not a run's.
+    Raises :class:`RunError` if the folder belongs to another config, or holds files that are not a run's; other folders
+    in it are left alone.
     """
     path, (now, digest) = Path(path), _identity(identity)
     config, summary = path / "config.json", path / "summary.json"
@@ -99,8 +114,8 @@ def finished(path: str | Path, identity: Mapping[str, Any]) -> dict[str, Any] | 
                 f"{path} belongs to another config (different: {', '.join(differ) or 'unknown'}); "
                 "choose another folder or delete this one"
             )
-    elif path.exists() and any(p.name[0] != "." for p in path.iterdir()):
-        raise RunError(f"{path} is not empty and holds no config.json; choose another folder")
+    elif path.exists() and (strange := sorted(p.name for p in path.iterdir() if p.is_file() and p.name[0] != ".")):
+        raise RunError(f"{path} is not a run's: it holds {strange[0]} and no config.json; choose another folder")
     return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
 
 
@@ -139,11 +154,19 @@ class Run:
     ``identity`` is everything that decides the content of the logs (parameters, strategy, problem and model hashes).
     Opening a directory whose identity differs raises :class:`RunError` and changes nothing in it.
     ``record`` (model revisions, sandbox level) is written into ``config.json`` beside it and never compared.
+    With ``tensorboard`` the numbers in ``metrics`` are also written as TensorBoard events, to the folder ``tensorboard``.
     ``state`` is what the last :meth:`checkpoint` saved, or ``None``; ``summary`` is set when the run is complete.
     """
 
-    def __init__(self, path: str | Path, identity: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        identity: Mapping[str, Any],
+        record: Mapping[str, Any] | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        self.path, self._tensorboard = Path(path), tensorboard
+        self._events: Any = None  # a SummaryWriter, from the first update on
         self.record = dict(record or {})
         self.identity, self.hash = _identity(identity)
         finished(path, identity)  # refuses a folder of another config before anything is written
@@ -190,6 +213,25 @@ class Run:
     def log(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one row to ``attempts``, ``metrics`` or ``timings``."""
         self._logs[f"{name}.jsonl"].write(_json(row).encode() + b"\n")
+        if name == "metrics" and self._tensorboard:
+            self._event(row)
+
+    def _event(self, row: Mapping[str, Any]) -> None:
+        if self._events is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise RunError(
+                    "tensorboard = True needs the package tensorboard: pip install 'ppo-codet5[tensorboard]'"
+                ) from None
+            # A run that goes on writes the updates after its checkpoint again: readers drop the old ones.
+            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["update"])
+        for key, value in row.items():
+            if isinstance(value, list):
+                self._events.add_scalars(key, {str(i): v for i, v in enumerate(value)}, row["update"])
+            elif key != "update":
+                self._events.add_scalar(key, value, row["update"])
+        self._events.flush()
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Save ``state`` (tensors and plain values) together with the lengths of the logs, atomically."""
@@ -229,6 +271,8 @@ class Run:
 
     def close(self) -> None:
         """Release the files and the lock."""
+        if self._events is not None:
+            self._events.close()
         for file in self._logs.values():
             file.close()
         self._lock.release()

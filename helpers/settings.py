@@ -8,54 +8,85 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Optional, Union
 
-from .runs import RunError
+from .runs import RunError, logger
 
-NOT_IN_IDENTITY = ("run_dir", "generation_cache", "cache_mb", "synthetic_updates")  # a run's content is the same
+NOT_IN_IDENTITY = (  # whatever their values, a run's content is the same
+    *("run_dir", "generation_cache", "cache_mb", "synthetic_updates", "log_level", "save_frequency", "tensorboard"),
+)
 _MORE_THAN_0 = (
     "max_new_tokens rewrite_tokens reflection_tokens max_steps num_envs max_episodes episodes_per_update update_epochs "
     "minibatches batch_size hidden_size synthetic_updates cache_mb timeout_seconds learning_rate max_grad_norm "
-    "clip_epsilon success_reward"
+    "clip_epsilon success_reward save_frequency eval_episodes epic_population epic_mutants reflexion_memory "
+    "schedule_beam bandit_ridge"
 )
-_NOT_LESS_THAN_0 = "seed temperature rewrite_temperature memory_size value_coef entropy_coef updates_ahead"
+_NOT_LESS_THAN_0 = (
+    "seed temperature rewrite_temperature memory_size value_coef entropy_coef updates_ahead eval_frequency"
+)
+_FROM_0_TO_1 = "mutation_rate min_similarity gamma gae_lambda"
+_LIMITS = "train_limit eval_limit selection_limit"
 _CHOICES = {
     "memory_scope": ("problem", "run"),
     "dtype": ("auto", "float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
+    "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "eval_split": ("train", "validation", "test"),
     "prompt_form": ("completion", "chat", "chat-free"),
     "epic_variant": ("paper", "public"),
     "reflexion_variant": ("paper", "public"),
 }
-Rule = tuple[str, Callable[[Any], bool], str]
-RULES: list[Rule] = [
-    *((name, lambda v: v > 0, "more than 0") for name in _MORE_THAN_0.split()),
-    *(
-        (name, lambda v: 0 <= v <= 1, "between 0 and 1")
-        for name in ["mutation_rate", "min_similarity", "gamma", "gae_lambda"]
-    ),
-    *((name, lambda v: v >= 0, "0 or more") for name in _NOT_LESS_THAN_0.split()),
-    *((name, lambda v: v is None or v > 0, "more than 0, or None") for name in ("train_limit", "eval_limit")),
-    *((name, allowed.__contains__, "one of " + ", ".join(allowed)) for name, allowed in _CHOICES.items()),
-    ("visible_tests", lambda v: v == "all" or (isinstance(v, int) and v > 0), '"all" or 1, 2, ...'),
-    ("top_p", lambda v: 0 < v <= 1, "more than 0 and at most 1"),
-    ("penalty_scale", lambda v: v <= 0, "0 or less"),
-    ("reward_scale", lambda v: v > 0, "more than 0"),
-]
+Rule = tuple[Callable[[Any], bool], str]  # whether a value is allowed, and the values that are, in words
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_MORE_THAN_0.split(), (lambda v: v > 0, "more than 0")),
+    **dict.fromkeys(_FROM_0_TO_1.split(), (lambda v: 0 <= v <= 1, "between 0 and 1")),
+    **dict.fromkeys(_NOT_LESS_THAN_0.split(), (lambda v: v >= 0, "0 or more")),
+    **dict.fromkeys(_LIMITS.split(), (lambda v: v is None or v > 0, "more than 0, or None")),
+    **{name: (allowed.__contains__, "one of " + ", ".join(allowed)) for name, allowed in _CHOICES.items()},
+    "visible_tests": (lambda v: v == "all" or (isinstance(v, int) and v > 0), '"all" or 1, 2, ...'),
+    "top_p": (lambda v: 0 < v <= 1, "more than 0 and at most 1"),
+    "penalty_scale": (lambda v: v <= 0, "0 or less"),
+    "reward_scale": (lambda v: v > 0, "more than 0"),
+}
 
 
 def validate(config: Any) -> Any:
-    """``config`` itself; raises :class:`RunError` that names the parameter, its value and what is allowed."""
+    """The parameters as one flat object, and messages set to their ``log_level``.
+
+    ``config`` has the parameters as attributes, or is a ``ppo_codet5.Config``. Raises :class:`RunError` that names the
+    parameter, its value and what is allowed.
+    """
+    if hasattr(config, "to_parameters"):
+        config = config.to_parameters()
     if annotations := getattr(type(config), "__annotations__", None):  # a dataclass, which does not check types itself
         check_parameters(vars(config), annotations)
-    for name, allowed, words in RULES:
-        if hasattr(config, name) and not allowed(getattr(config, name)):
-            raise RunError(f"parameter {name} = {getattr(config, name)!r} must be {words}")
+    for name in RULES.keys() & vars(config).keys():
+        check_range(name, getattr(config, name), f"parameter {name}")
     if getattr(config, "max_episodes", 0) % getattr(config, "episodes_per_update", 1):
         raise RunError(
             f"parameter max_episodes = {config.max_episodes} must be a multiple of "
             f"episodes_per_update = {config.episodes_per_update}"
         )
+    if hasattr(config, "log_level"):
+        logger.setLevel(config.log_level)
     return config
+
+
+def check_range(name: str, value: Any, label: str) -> None:
+    """Raise :class:`RunError` if the value is not one that the parameter may have; ``label`` names it to the user."""
+    if name in RULES and not RULES[name][0](value):
+        raise RunError(f"{label} = {value!r} must be {RULES[name][1]}")
+
+
+def check_type(value: Any, kind: Any, label: str) -> None:
+    """Raise :class:`RunError` if the value is not of the annotated type ``kind``; an int is a float too."""
+    if isinstance(kind, str):
+        kind = eval(kind, {"Optional": Optional, "Union": Union})
+    allowed = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
+        return  # YAML and JSON write 1 where 1.0 is meant
+    if not any(type(value) is option for option in allowed):
+        names = " or ".join("None" if option is type(None) else option.__name__ for option in allowed)
+        hint = "; YAML reads 3e-4 as text, write 3.0e-4" if float in allowed and "e" in str(value) else ""
+        raise RunError(f"{label} = {value!r} is a {type(value).__name__}, expected {names}{hint}")
 
 
 def check_parameters(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
@@ -63,16 +94,7 @@ def check_parameters(values: Mapping[str, Any], annotations: Mapping[str, Any]) 
     for name, value in values.items():
         if name not in annotations:
             raise RunError(f"unknown parameter {name!r}; known parameters: {', '.join(sorted(annotations))}")
-        kind = annotations[name]
-        if isinstance(kind, str):
-            kind = eval(kind, {"Optional": Optional, "Union": Union})
-        allowed = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,)
-        if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
-            continue  # YAML writes 1 where 1.0 is meant
-        if not any(type(value) is option for option in allowed):
-            names = " or ".join("None" if option is type(None) else option.__name__ for option in allowed)
-            hint = "; YAML reads 3e-4 as text, write 3.0e-4" if float in allowed and "e" in str(value) else ""
-            raise RunError(f"parameter {name} = {value!r} is a {type(value).__name__}, expected {names}{hint}")
+        check_type(value, annotations[name], f"parameter {name}")
 
 
 def read_parameters(namespace: Mapping[str, Any]) -> types.SimpleNamespace:

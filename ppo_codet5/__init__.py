@@ -13,6 +13,7 @@ if (_ROOT / "01_ppo_codet5.ipynb").exists():  # a checkout: helpers, profiles an
 
 _CORE = {
     "EpicGA",
+    "Epic_GA",
     "PPOAgent",
     "PPOCodeT5Trainer",
     "Parameters",
@@ -21,10 +22,13 @@ _CORE = {
     "RLPromptEnv",
     "RLPromptVectorEnv",
 }
-__all__ = sorted(_CORE)
+__all__ = sorted(_CORE | {"Config"})
 
 
 def __getattr__(name: str) -> object:
+    if name == "Config":
+        return import_module("ppo_codet5.config").Config
     if name in _CORE:
-        return getattr(import_module("ppo_codet5.core"), name)
+        core = import_module("ppo_codet5.core")
+        return core.EpicGA if name == "Epic_GA" else getattr(core, name)
     raise AttributeError(f"module 'ppo_codet5' has no attribute {name!r}")

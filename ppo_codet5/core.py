@@ -30,7 +30,7 @@ from torch.distributions import Categorical
 
 @dataclass(kw_only=True)
 class Parameters:
-    """The parameters of notebook 01, with its defaults (the laptop profile)."""
+    """The parameters of notebook 01 and the form of prompt, with their defaults (the laptop profile)."""
 
     # Run
     seed: int = 0  # every random stream of the run derives from it
@@ -40,8 +40,12 @@ class Parameters:
     eval_split: str = "test"  # split that is scored, "validation" while tuning
     eval_limit: "Optional[int]" = None  # score this many problems of the split, None for all
     visible_tests: "Union[int, str]" = 1  # asserts shown to models and agent: 1 (leak-free) or "all" (published)
+    log_level: str = "INFO"  # least level of messages: "DEBUG", "INFO" (progress), "WARNING" or "ERROR"
+    save_frequency: int = 1  # PPO updates between two checkpoints
+    tensorboard: bool = False  # write the training metrics as TensorBoard events too, to the run directory
     # Models
     code_model: str = "smollm2-135m"  # writes the programs: hub name, local folder or "smollm2-135m"
+    prompt_form: str = "completion"  # "completion" (notebook 01), "chat" or "chat-free" (notebook 02)
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
     embedder: str = "minilm"  # sentence embeddings for observations: "minilm", hub name or local folder
     word_vectors: str = "glove"  # vectors that rank synonyms: "glove" or a gensim-downloader name
@@ -63,7 +67,7 @@ class Parameters:
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
     # Environment
-    max_steps: int = 3  # generations per episode, the budget
+    max_steps: int = 4  # generations per episode, the budget
     num_envs: int = 96  # problems stepped at once
     success_reward: float = 1.0  # added when all visible asserts pass
     penalty_scale: float = -0.1  # added at each step
@@ -83,6 +87,8 @@ class Parameters:
     value_coef: float = 0.5  # weight of the value loss
     entropy_coef: float = 0.01  # weight of the entropy bonus
     max_grad_norm: float = 0.5  # gradient clip
+    eval_frequency: int = 0  # PPO updates between two looks at validation problems while training, 0 for none
+    eval_episodes: int = 20  # validation problems of each look
     hidden_size: int = 64  # width of the two hidden layers of actor and critic
     synthetic_updates: int = 60  # PPO updates on the synthetic task of section 7
 
@@ -137,10 +143,26 @@ def shown(problem, config):
 STOP_RULE = "function"  # generation ends when the function is complete
 
 
-def code_prompt(problem, task, asserts, reflections=()):
-    """Prompt in completion form, and the forced start of the reply."""
+def completion_prompt(problem, task, config, reflections=()):
+    """Prompt in completion form, and the forced start of the reply (notebook 01)."""
     notes = [f"Note: {note}" for note in reflections]
-    return "\n".join(['"""', task, *notes, *asserts, '"""', ""]), f"def {problem.entry_point}("
+    return "\n".join(['"""', task, *notes, *shown(problem, config), '"""', ""]), f"def {problem.entry_point}("
+
+
+def chat_prompt(problem, task, config, reflections=()):
+    """Prompt as a chat of one user message, and the forced start of the reply, "" in the form "chat-free" (02)."""
+    notes = [f"Note: {note}" for note in reflections]
+    words = [task, *notes, "Your code must pass:", *shown(problem, config)]
+    if config.prompt_form == "chat-free":
+        words.append("Write the code between [PYTHON] and [/PYTHON].")
+        return (("user", "\n".join(words)),), ""
+    return (("user", "\n".join(words)),), f"```python\ndef {problem.entry_point}("
+
+
+def code_prompt(problem, task, config, reflections=()):
+    """Prompt and forced start of the reply in the form that ``config.prompt_form`` names."""
+    form = completion_prompt if config.prompt_form == "completion" else chat_prompt
+    return form(problem, task, config, reflections)
 
 
 PLAIN = str.maketrans(
@@ -155,7 +177,7 @@ def clean_task(text):
 
 def code_request(problem, task, config, seed, reflections=()):
     """The request that asks the code model for one program."""
-    prompt, start = code_prompt(problem, task, shown(problem, config), reflections)
+    prompt, start = code_prompt(problem, task, config, reflections)
     sampling = {"temperature": config.temperature, "top_p": config.top_p, "max_new_tokens": config.max_new_tokens}
     return Request(prompt, seed=seed, prefix=start, stop=STOP_RULE, **sampling)
 
@@ -907,7 +929,18 @@ def learn(agent, envs, updates, steps, seed=0, bootstrap=False, each=None):
             each(update)
 
 
-def train_agent(run, agent, world, state, report=print):
+def validate_agent(agent, parts, problems):
+    """Pass@1 of the agent as it is, acting by argmax, on validation problems; leaves no trace in the training."""
+    rows, config = [], agent.config
+    world = PromptWorld(config, parts, problems, "validation", "ppo", rows.append)
+    envs = RLPromptVectorEnv(world, config.num_envs, look="next")
+    observations, infos = envs.reset(options={"episodes": [(task_id, 0) for task_id in world.problems]})
+    while infos["active"].any():
+        observations, *_, infos = envs.step(agent.greedy(observations))
+    return scoring.budget_curve(rows, list(world.problems), config.max_steps)[-1]["pass_at_1"]
+
+
+def train_agent(run, agent, world, state, report=runs.report, validation=()):
     """PPO on the training problems from ``state["update"]`` on; logs, checkpoints and reports every update."""
     config, order = agent.config, world.order(agent.config.seed)
     per_update, ahead = config.episodes_per_update, config.updates_ahead
@@ -933,6 +966,8 @@ def train_agent(run, agent, world, state, report=print):
             "action_shares": shares.tolist(),
             **logged,
         }
+        if config.eval_frequency and (update + 1) % config.eval_frequency == 0:
+            row["validation_pass_at_1"] = validate_agent(agent, world.parts, validation)
         run.log("metrics", row)
         seconds = {"total": time.perf_counter() - started, **world.seconds}
         run.log("timings", {"phase": "train", "update": update + 1, **{k: round(v, 3) for k, v in seconds.items()}})
@@ -944,7 +979,8 @@ def train_agent(run, agent, world, state, report=print):
             "memory": world.memory.entries,
             "rollout": envs.state(records),
         }
-        run.checkpoint(state)
+        if (update + 1) % config.save_frequency == 0 or update + 1 == updates:
+            run.checkpoint(state)
         report(
             f"update {update + 1:3d}/{updates}  episodes {row['episodes']:4d}  steps {row['steps']:3d}  "
             f"solved {row['solved_visible']:.2f}  return {row['mean_return']:+.2f}  entropy {row['entropy']:.2f}  "
@@ -1009,8 +1045,10 @@ class PPOCodeT5Trainer:
 
     def __init__(self, config, code=None, rewriter=None, parts=None):
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
-        self.problems = {split: load_split(config, split) for split in ("train", config.eval_split)}
-        self.scored, self.agent = self.problems[config.eval_split], None
+        self.problems = {split: load_split(self.config, split) for split in ("train", self.config.eval_split)}
+        self.scored, self.agent = self.problems[self.config.eval_split], None
+        limit = self.config.eval_episodes if self.config.eval_frequency else 0
+        self.validation = load_problems(self.config.problems, "validation", limit, seed=0) if limit else []
 
     @property
     def parts(self):
@@ -1033,19 +1071,19 @@ class PPOCodeT5Trainer:
         self.agent = agent
         return self
 
-    def train(self, output_dir, report=print):
+    def train(self, output_dir, report=runs.report):
         """Train, save ``final_model.pt``, evaluate by argmax and sampled; resumes. Returns the summary."""
         self.agent = None
         summary = self.run(output_dir, "ppo", ("ppo", "ppo_sampled"), self.scored, report)
         return summary if self.agent else self.load(Path(output_dir) / "final_model.pt") and summary
 
-    def control(self, strategy, output_dir, report=print):
+    def control(self, strategy, output_dir, report=runs.report):
         """Evaluate one of ``CONTROLS`` in a run directory of its own; returns the summary."""
         if strategy not in CONTROLS:
             raise runs.RunError(f"unknown control {strategy!r}; choose {' or '.join(CONTROLS)}")
         return self.run(output_dir, strategy, (strategy,), self.scored, report)
 
-    def evaluate(self, num_episodes=None, output_dir=None, report=print):
+    def evaluate(self, num_episodes=None, output_dir=None, report=runs.report):
         """Score the agent on the first ``num_episodes`` problems that are scored; returns the summary."""
         if self.agent is None:
             raise runs.RunError("no agent to evaluate: call train() or load(checkpoint) first")
@@ -1062,7 +1100,7 @@ class PPOCodeT5Trainer:
             report(f"{output_dir} is complete: read, not run again")
             return finished
         parts = self.parts
-        with runs.Run(output_dir, identity, parts.record()) as run:
+        with runs.Run(output_dir, identity, parts.record(), self.config.tensorboard) as run:
             state = run.state or {"update": 0, "memory": [], "rollout": None, "evaluated": {}}
 
             def world(phase, strategy, problems):
@@ -1075,7 +1113,8 @@ class PPOCodeT5Trainer:
                 if state["update"]:
                     self.agent.load_state_dict(state["agent"])
                     self.agent.optimizer.load_state_dict(state["optimizer"])
-                train_agent(run, self.agent, world("train", "ppo", self.problems["train"]), state, report)
+                train_world = world("train", "ppo", self.problems["train"])
+                train_agent(run, self.agent, train_world, state, report, self.validation)
                 run.save("final_model.pt", {"agent": self.agent.state_dict()})
             for strategy in strategies:
                 choose = policies(self.config, self.agent)[strategy]

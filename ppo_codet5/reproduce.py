@@ -1,8 +1,10 @@
-"""Run the notebooks headless: ``python -m ppo_codet5.reproduce --profile laptop``.
+"""Run the notebooks headless: ``ppo-codet5 reproduce --profile laptop``.
 
-A profile may serve several notebooks: each takes the parameters that it has. Executed notebooks go to the profile's
-``run_dir``, the figures and run directories of each to a folder of its own there. What is complete is not run again;
-what was interrupted goes on. Exit codes: 0 done, 1 failed, 2 wrong arguments.
+A profile serves several notebooks: each takes the parameters that it has. One *task* is one notebook with one seed and,
+for notebook 03, one form of prompt; 04 comes last and reads what the others left. Executed notebooks go to the
+profile's ``run_dir``, the figures and run directories of each to a folder of its own there (with ``--seeds`` below one
+folder per seed). What is complete is not run again; what was interrupted goes on. A task that fails does not stop the
+others. Exit codes: 0 done, 1 failed, 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -10,16 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ppo_codet5
 
 NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb", "04_results.ipynb")
+TABLE = NOTEBOOKS[-1]
+FORMS = {"01_ppo_codet5.ipynb": "completion", "02_PPO_LlaMa.ipynb": "chat"}  # 03 plays the baselines of each
 # Profiles of one code model leave out the notebook of the other one.
 LEFT_OUT = {"codet5_a100": ("02_PPO_LlaMa.ipynb",), "codellama_a100": ("01_ppo_codet5.ipynb",)}
 
@@ -87,35 +94,65 @@ def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
     return vars(settings.read_parameters({**namespace, **values}))
 
 
-def share(values: dict[str, Any], notebooks: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What each of ``notebooks`` takes of ``values``: the parameters that it has, and a ``run_dir`` of its own.
+@dataclass(frozen=True)
+class Task:
+    """One execution of one notebook: what it is called, where its output goes, what it is given."""
+
+    name: str
+    notebook: str
+    output: Path
+    folder: Path  # its run directories and figures
+    parameters: dict[str, Any]
+
+    @property
+    def log(self) -> Path:
+        """What it printed, when it ran beside others."""
+        return self.output.with_suffix(".log")
+
+
+def plan(profile: str, values: dict[str, Any], notebooks: Sequence[str], seeds: Sequence[int] = ()) -> list[Task]:
+    """The tasks for these notebooks, 04 last. Each takes of ``values`` the parameters that it has.
 
     A name that none of the project's notebooks has is an error.
     """
     from ppo_codet5.helpers import settings
 
-    known = {name: cell_of(resource(name))["__annotations__"] for name in NOTEBOOKS}
-    every = {parameter for annotations in known.values() for parameter in annotations}
+    known = {name: cell_of(resource(name)) for name in NOTEBOOKS}
+    types = {name: cell["__annotations__"] for name, cell in known.items()}
+    every = {parameter for annotations in types.values() for parameter in annotations}
     settings.check_parameters({k: v for k, v in values.items() if k not in every}, dict.fromkeys(every))
-    taken = {name: {k: v for k, v in values.items() if k in known[name]} for name in notebooks}
-    for name, its in taken.items():
-        if isinstance(its.get("run_dir"), str):
-            its["run_dir"] = str(Path(its["run_dir"]) / Path(name).stem)
-        if "runs" in known[name] and "run_dir" in values:  # notebook 04 reads what the others have written
-            folder = Path(values["run_dir"]) / Path(name).stem
-            its |= {"runs": values["run_dir"], "figure_dir": str(folder / "figures"), "export_dir": str(folder)} | its
-    return taken
+    tasks = []
+    for seed in seeds or [None]:
+        for name in (name for name in notebooks if name != TABLE):
+            given = {k: v for k, v in values.items() if k in types[name]}
+            root = Path(given.get("run_dir", "runs")) / ("" if seed is None else f"seed{seed}")
+            given |= {"run_dir": str(root / Path(name).stem)} | ({} if seed is None else {"seed": seed})
+            forms = FORMS.values() if "strategies" in types[name] and "prompt_form" not in given else [None]
+            for form in forms:
+                if form and not any(FORMS.get(served) == form for served in chosen(profile, None)):
+                    continue
+                stem = Path(name).stem + (f"_{form}" if form else "")
+                label = stem if seed is None else f"{stem} seed {seed}"
+                form_given = given | ({"prompt_form": form} if form else {})
+                tasks.append(Task(label, name, root / f"{stem}.ipynb", root / Path(name).stem, form_given))
+    if TABLE in notebooks:
+        root = Path(values.get("run_dir", "runs"))
+        folder = root / Path(TABLE).stem
+        ours = {"runs": str(root), "figure_dir": str(folder / "figures"), "export_dir": str(folder)}
+        given = ours | {k: v for k, v in values.items() if k in types[TABLE]}
+        tasks.append(Task(Path(TABLE).stem, TABLE, root / TABLE, folder, given))
+    return tasks
 
 
 def check_inputs(values: dict[str, Any]) -> None:
     """Load the problems, look for the models and at the run directories: what is wrong is found before anything is
     written. Downloads no weights."""
-    from ppo_codet5.helpers import problems, settings
+    from ppo_codet5.helpers import models, problems, settings
 
     for split, limit in (("train", values["train_limit"]), (values["eval_split"], values["eval_limit"])):
         problems.load_problems(values["problems"], split, limit, values["seed"])
     for name in sorted({values["code_model"], values["rewriter_model"]}):
-        check_model(name)
+        models.check_model(name)
     decisive = {name: value for name, value in values.items() if name not in settings.NOT_IN_IDENTITY}
     # Notebook 03 keeps the runs of several models and seeds side by side.
     beside = ("code_model", "prompt_form", "seed") if "strategies" in values else ()
@@ -128,22 +165,6 @@ def check_inputs(values: dict[str, Any]) -> None:
                 f"{config.parent} belongs to another config (different: {', '.join(differ)}); "
                 "choose another run_dir or delete this one"
             )
-
-
-def check_model(name: str) -> None:
-    """Raise ModelError if the configuration of a model cannot be read: unknown, gated, private, or out of reach."""
-    from ppo_codet5.helpers import models
-
-    if name in models.ALIASES:
-        return
-    source, is_folder = models._source(name)
-    from transformers import AutoConfig
-
-    try:
-        revision, local = (None, True) if is_folder else models._resolve(source, None)
-        AutoConfig.from_pretrained(source, revision=revision, local_files_only=local)
-    except (OSError, ValueError) as error:
-        raise models._explained(name, error) from error
 
 
 def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | None) -> None:
@@ -180,15 +201,57 @@ def chosen(profile: str, numbers: Sequence[str] | None) -> list[str]:
     return [name for name in NOTEBOOKS if name[:2] in numbers]
 
 
-def headline(run_dirs: Sequence[Path]) -> str:
-    """Where everything is, and one line per strategy of each notebook, from the summaries under ``run_dirs``."""
+def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:
+    """Execute the tasks, ``jobs`` at a time, 04 after all others; yields each with what went wrong, "" if nothing."""
+    if jobs == 1:
+        for task in tasks:
+            print(f"{task.name}: run directory {task.folder}", flush=True)
+            try:
+                execute(resource(task.notebook), task.output, task.parameters, "python3")
+                yield task, ""
+            except (InputError, RuntimeError, ValueError, OSError) as error:
+                yield task, str(error)
+        return
+    for group in ([t for t in tasks if t.notebook != TABLE], [t for t in tasks if t.notebook == TABLE]):
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from zip(group, pool.map(lambda task: in_a_process(task, jobs), group), strict=True)
+
+
+def in_a_process(task: Task, jobs: int) -> str:
+    """Execute a task in a process of its own that prints to the task's log, with its share of the cores."""
+    task.output.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    print(f"{task.name}: started, log {task.log}", flush=True)
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    line = [sys.executable, "-m", "ppo_codet5.reproduce", "--task", json.dumps(asdict(task), default=str)]
+    with open(task.log, "wb") as log:
+        done = subprocess.run(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": threads, **os.environ},
+            check=False,
+        )
+    if done.returncode == 0:
+        print(f"{task.name}: done in {time.monotonic() - began:.0f} s", flush=True)
+        return ""
+    lines = task.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else f'exit code {done.returncode}'} (log: {task.log})"
+
+
+def headline(tasks: Sequence[Task]) -> str:
+    """One line per strategy of each task, from the summaries in its folder."""
     from ppo_codet5.helpers import scoring
 
-    lines = []
-    for run_dir in run_dirs:
-        paths, scores = sorted(run_dir.glob("*/summary.json")), {}
+    lines: list[str] = []
+    for folder in dict.fromkeys(task.folder for task in tasks):
+        scores: dict[str, Any] = {}
+        paths = sorted(folder.glob("*/summary.json"))
         for path in paths:
-            scores.update(json.loads(path.read_text(encoding="utf-8"))["scores"])
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            form = "" if folder.name[:2] in ("01", "02") else path.parent.name.split("_")[-2]
+            scores |= {f"{name} {form}".strip(): score for name, score in summary["scores"].items()}
         if paths:
             lines += [*(f"summary            {path}" for path in paths), "", scoring.table(scores), ""]
     return "\n".join(lines).rstrip("\n")
@@ -213,29 +276,57 @@ def keep(run_dir: Path, target: Path) -> None:
         (target / summary.parent.name / "attempts.jsonl").write_text(lines, encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ppo_codet5.reproduce", description=__doc__.split("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``ppo-codet5 reproduce``."""
     parser.add_argument("--profile", default="laptop", help="a profile's name, or the path of a .yaml file")
     parser.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set one parameter"
     )
     parser.add_argument("--notebooks", nargs="+", metavar="NN", help="run these notebooks only, by number: 01 03")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="repeat with each of these seeds")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks run at the same time")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run")
     parser.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
-    args = parser.parse_args(arguments)
-    root = str(Path(ppo_codet5.__file__).parent.parent)  # the kernel finds the package in any folder
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+
+
+def find_the_package() -> None:
+    """Let kernels and other processes that we start import this package, in any folder."""
+    root = str(Path(ppo_codet5.__file__).parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
+def run_task(text: str) -> int:
+    """One task, given as JSON by ``in_a_process``."""
+    task = Task(**{k: Path(v) if k in ("output", "folder") else v for k, v in json.loads(text).items()})
+    try:
+        execute(resource(task.notebook), task.output, task.parameters, "python3")
+    except (InputError, RuntimeError, ValueError, OSError) as error:
+        print(f"error: {error}")
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """``ppo-codet5 reproduce``."""
+    find_the_package()
+    if args.task:
+        return run_task(args.task)
     started = time.monotonic()
     try:
+        if args.jobs < 1:
+            raise InputError(f"--jobs {args.jobs} must be 1 or more")
         values = {**load_profile(args.profile), **overrides(args.parameter)}
-        taken, folders = share(values, chosen(args.profile, args.notebooks)), {}
-        for name, its in taken.items():  # all of them before the first one starts
-            full = parameters_of(resource(name), its)
+        tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds)
+        for task in tasks:  # all of them before the first one starts
+            full = parameters_of(resource(task.notebook), task.parameters)
             if "problems" in full:
                 check_inputs(full)
-            folders[name] = Path(full.get("run_dir") or full["export_dir"])
-        for name, folder in folders.items():
-            print(f"{name}: profile {args.profile}, run directory {folder}", flush=True)
-            execute(resource(name), folder.parent / name, taken[name], "python3")
+        if args.dry_run:
+            for task in tasks:
+                print(f"{task.name}: {task.output}  {json.dumps(task.parameters)}")
+            return 0
+        failed = [(task, why) for task, why in run_all(tasks, args.jobs) if why and not _say(task, why)]
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
@@ -244,14 +335,26 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     seconds = round(time.monotonic() - started)
     print(f"\ndone in {seconds} s")
-    for name, folder in folders.items():
-        print(f"executed notebook  {folder.parent / name}\nfigures            {folder / 'figures'}")
-    print(headline(list(folders.values())))
+    for task in tasks:
+        print(f"executed notebook  {task.output}\nfigures            {task.folder / 'figures'}")
+    print(headline(tasks))
     if args.keep:
-        for folder in folders.values():
-            keep(folder, Path(args.keep) / folder.name)
-        (Path(args.keep) / "run.json").write_text(json.dumps({"seconds": seconds}) + "\n", encoding="utf-8")
-    return 0
+        root = Path(values.get("run_dir", "runs"))
+        for folder in dict.fromkeys(task.folder for task in tasks):
+            keep(folder, Path(args.keep) / folder.relative_to(root))
+    for task, why in failed:
+        print(f"failed: {task.name}: {why}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _say(task: Task, why: str) -> None:
+    print(f"error: {task.name}: {why}", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ppo_codet5.reproduce", description=(__doc__ or "").split("\n")[0])
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -105,11 +105,15 @@ def test_both_prompts_are_those_of_notebooks_01_and_02() -> None:
     for form, notebook in (("completion", "01_ppo_codet5.ipynb"), ("chat", "02_PPO_LlaMa.ipynb"), ("chat-free", "")):
         changes = {"prompt_form": form} if form != "completion" else {}
         theirs = module_of(notebook or "02_PPO_LlaMa.ipynb", **changes)
-        baselines.config.prompt_form = form
-        assert baselines.STOP_RULE == theirs.STOP_RULE
+        assert baselines.STOP_RULE == theirs.STOP_RULE == core.STOP_RULE
         for problem in STARTER["test"][:20]:
-            for args in ((problem, problem.text, problem.tests[:1]), (problem, "Other words.", problem.tests, notes)):
-                assert baselines.code_prompt(*args) == theirs.code_prompt(*args)
+            for visible, args in ((1, (problem, problem.text)), ("all", (problem, "Other words."))):
+                config = small(prompt_form=form, visible_tests=visible)
+                prompt = theirs.code_prompt(*args, config, notes)
+                assert baselines.code_prompt(*args, config, notes) == core.code_prompt(*args, config, notes) == prompt
+                text = prompt[0] if form == "completion" else prompt[0][0][1]
+                assert (problem.tests[1] in text) == (visible == "all") and problem.tests[0] in text
+                assert all(note in text for note in notes)
 
 
 def test_an_unknown_form_is_refused() -> None:
@@ -139,21 +143,19 @@ def test_what_chat_models_write_becomes_the_program(reply: str) -> None:
     assert "how to use" not in kept and "print" not in kept
 
 
-def test_a_llama_asked_in_chat_form_scores_one_if_it_spells_the_references(
-    tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_llama_asked_in_chat_form_scores_one_if_it_spells_the_references(tmp_path: Path, parts: Parts) -> None:
     """The whole path of notebook 02 on a real decode loop: chat template, forced start, stop rule, extraction."""
     problems = STARTER["test"][:12]
-    monkeypatch.setattr(core, "code_prompt", module_of("02_PPO_LlaMa.ipynb").code_prompt)
     chat = Parts(
         scripted_llama(tmp_path / "llama", problems, 5), Rewriter(), parts.lexicon, parts.embedder, parts.sandbox
     )
-    world = core.PromptWorld(small(max_new_tokens=200), chat, problems)
+    config = small(max_new_tokens=200, prompt_form="chat")
+    world = core.PromptWorld(config, chat, problems)
     episodes = [core.Episode(problem, 0) for problem in problems]
     world.advance(episodes, [0] * len(episodes))
     assert [episode.best for episode in episodes] == [1] * len(problems)
     assert all(all(episode.attempts[0]["full_mask"]) for episode in episodes)
-    request = core.code_request(problems[0], "Task.", small(), seed=0)
+    request = core.code_request(problems[0], "Task.", config, seed=0)
     assert request.prompt[0][0] == "user" and request.prefix.startswith("```python\ndef ")
 
 
@@ -202,7 +204,7 @@ def test_rows_and_summaries_look_like_the_trainer_s(make: Callable[..., Any], tm
     for identity in identities:
         differ = {k for k in identity.keys() & theirs.keys() if identity[k] != theirs[k]}
         assert differ <= {"strategy"}
-        assert identity.keys() - theirs.keys() == {"prompt_form", "own_settings", "tuning"}
+        assert identity.keys() - theirs.keys() == {"own_settings", "tuning"}
     own = {identity["strategy"]: identity["own_settings"] for identity in identities}
     assert own["direct"] == own["mutation"] == own["rewriting"] == {"max_steps": 1}
     assert {s for s in ALL if not own[s]} == {"random", *CONTROLS}

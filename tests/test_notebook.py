@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import nbformat
 import pytest
 from tiny import save_llama, save_t5
 
-from ppo_codet5.reproduce import NOTEBOOKS, chosen, load_profile, parameters_of, share
+from ppo_codet5.reproduce import NOTEBOOKS, chosen, load_profile, parameters_of, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = sorted(ROOT.glob("0*.ipynb"))
@@ -100,14 +101,28 @@ def test_what_is_read_of_the_parameters_is_there(notebook: Any) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_set_parameters_that_their_notebooks_have(profile: str) -> None:
     values = load_profile(profile)
-    taken = share(values, chosen(profile, None))
-    ours = {"runs", "figure_dir", "export_dir"} - values.keys()  # where 04 finds what the others have written
-    assert set().union(*taken.values()) - ours == values.keys()  # what only a notebook left out knows is of no use
-    assert taken["04_results.ipynb"]["runs"] == values["run_dir"]
-    for name, its in taken.items():
-        parameters_of(ROOT / name, its)
-        assert its.get("run_dir") in (None, f"{values['run_dir']}/{Path(name).stem}")
+    tasks = plan(profile, values, chosen(profile, None))
+    assert {task.notebook for task in tasks} == set(chosen(profile, None)) and tasks[-1].notebook == "04_results.ipynb"
+    ours = {"runs", "figure_dir", "export_dir", "prompt_form"} - values.keys()
+    given = set().union(*(task.parameters for task in tasks))
+    assert given - ours == values.keys()  # what only a notebook left out knows is of no use
+    assert tasks[-1].parameters["runs"] == values["run_dir"]
+    for task in tasks:
+        parameters_of(ROOT / task.notebook, task.parameters)
+        assert task.parameters.get("run_dir") in (None, f"{values['run_dir']}/{Path(task.notebook).stem}")
     assert values["run_dir"].startswith("runs/")
+    played = {"02": "chat", "01": "completion"} if "prompt_form" not in values else {"": values["prompt_form"]}
+    forms = [task.parameters["prompt_form"] for task in tasks if task.notebook[:2] == "03"]
+    assert sorted(forms) == sorted(f for n, f in played.items() if any(t.notebook.startswith(n) for t in tasks))
+
+
+def test_seeds_have_folders_of_their_own_and_one_table() -> None:
+    tasks = plan("laptop", load_profile("laptop"), NOTEBOOKS, seeds=(0, 7))
+    assert len({task.output for task in tasks}) == len(tasks) == 2 * 4 + 1
+    for task in tasks[:-1]:
+        seed = task.parameters["seed"]
+        assert task.output.parent == Path(f"runs/laptop/seed{seed}") == Path(task.parameters["run_dir"]).parent
+    assert [task.parameters.get("runs") for task in tasks] == [None] * 8 + ["runs/laptop"]
 
 
 def test_tags_are_unique_and_cells_short(notebook: Any) -> None:
@@ -145,6 +160,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return done
 
 
+FORMS_OF_03 = {"_completion": "completion", "_chat": "chat"}  # by the end of the executed notebook's name
 AGENT = ("ppo", "resampling", "random")
 CONTROLS = ("resampling", "fixed_action", "schedule", "bandit")
 STRATEGIES = {  # by notebook, and the figures
@@ -169,22 +185,33 @@ STRATEGIES = {  # by notebook, and the figures
 }
 
 
-def check_run(folder: Path, done: subprocess.CompletedProcess, *numbers: str, noise: bool = False) -> None:
-    stems = [stem for stem in STRATEGIES if stem[:2] in numbers]
-    assert sorted(path.stem for path in (folder / "runs/smoke").glob("*.ipynb")) == stems
-    for stem in stems:
-        notebook = nbformat.read(folder / "runs" / "smoke" / f"{stem}.ipynb", as_version=4)
+def check_run(
+    folder: Path,
+    done: subprocess.CompletedProcess,
+    *numbers: str,
+    noise: bool = False,
+    forms: Mapping[str, str] = FORMS_OF_03,
+) -> None:
+    """Every output clean, every strategy scored, every figure drawn; 03 once for each form of prompt."""
+    stems = {stem: stem for stem in STRATEGIES if stem[:2] in numbers and stem[:2] != "03"}
+    stems |= {f"03_baselines{end}": "03_baselines" for end in forms if "03" in numbers}
+    assert {path.stem for path in (folder / "runs/smoke").glob("*.ipynb")} == stems.keys()
+    for output, stem in stems.items():
+        form = f"_{forms[output.removeprefix(stem)]}" if stem == "03_baselines" else ""
+        notebook = nbformat.read(folder / "runs" / "smoke" / f"{output}.ipynb", as_version=4)
         cells = code_cells(notebook)
         assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
         check_outputs(notebook, folder, noise=noise)
         assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
         strategies, figures = STRATEGIES[stem]
         for strategy in strategies:
-            (path,) = (folder / "runs/smoke" / stem).glob(f"{strategy}*/summary.json")
+            (path,) = (folder / "runs/smoke" / stem).glob(
+                f"{strategy}_*{form}_seed0/summary.json" if form else f"{strategy}/summary.json"
+            )
             assert json.loads(path.read_text())["scores"][strategy]["n"] == 4
             assert f"{strategy} " in done.stdout
         drawn = {p.name for p in (folder / "runs/smoke" / stem / "figures").iterdir() if p.stat().st_size > 5000}
-        assert {f"{name}.{kind}" for name in figures for kind in ("png", "svg")} <= drawn
+        assert {f"{name}{form}.{kind}" for name in figures for kind in ("png", "svg")} <= drawn
     assert "done in" in done.stdout
 
 
@@ -201,8 +228,9 @@ def tiny_models(folder: Path, code: str = "t5") -> list[str]:
 
 
 def test_they_run_headless_with_an_encoder_decoder(tmp_path: Path) -> None:
-    done = run(tmp_path, "--notebooks", "01", "03", "04", *tiny_models(tmp_path))
-    check_run(tmp_path, done, "01", "03", "04", noise=True)
+    form = ("-p", "prompt_form=completion")
+    done = run(tmp_path, "--notebooks", "01", "03", "04", *form, *tiny_models(tmp_path))
+    check_run(tmp_path, done, "01", "03", "04", noise=True, forms={"": "completion"})
     table = (tmp_path / "runs/smoke/04_results/results_table.md").read_text()
     assert "PPO" in table and "57.58" in table
 
@@ -210,7 +238,7 @@ def test_they_run_headless_with_an_encoder_decoder(tmp_path: Path) -> None:
 def test_they_run_headless_with_a_chat_model_that_writes_its_whole_reply(tmp_path: Path) -> None:
     form = ("-p", "prompt_form=chat-free", "-p", "visible_tests=all")
     done = run(tmp_path, "--notebooks", "02", "03", *form, *tiny_models(tmp_path, "llama"))
-    check_run(tmp_path, done, "02", "03", noise=True)
+    check_run(tmp_path, done, "02", "03", noise=True, forms={"": "chat-free"})
 
 
 @pytest.mark.slow
@@ -221,5 +249,5 @@ def test_the_real_small_model_runs_them_all_and_what_is_complete_is_read(tmp_pat
     again = run(tmp_path, "--notebooks", *numbers)
     check_run(tmp_path, again, *numbers)
     assert again.stdout.count("is complete: read, not run again") == 6
-    assert again.stdout.count(": complete, read from") == 10
+    assert again.stdout.count(": complete, read from") == 20
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.jsonl")} == logs

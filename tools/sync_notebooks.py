@@ -5,7 +5,8 @@
 
 A code cell tagged ``twin:NAME`` in 01 is copied byte for byte over the cell with the same tag in the other notebooks.
 A cell without a tag that defines a function or class of a twin cell has lost its tag, and is an error.
-``ppo_codet5/core.py`` is the text of the parameters (as a dataclass), the ``code-model`` cell and all twin cells of 01.
+``ppo_codet5/core.py`` is the text of the parameters (as a dataclass) and of all twin cells of 01, with the prompts of 03,
+which has those of both code models, and the parameter that chooses between them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import nbformat
 
 SOURCE = "01_ppo_codet5.ipynb"
 COPIES = ("02_PPO_LlaMa.ipynb", "03_baselines.ipynb")
+PROMPTS = "03_baselines.ipynb"
 CORE = Path("ppo_codet5") / "core.py"
 HEADER = f'''"""The method: parameters, prompts, EPiC mutation, rewriter, Reflexion memory, environment, PPO, trainer.
 
@@ -29,7 +31,7 @@ then run ``python tools/sync_notebooks.py --write``.
 '''
 PARAMETERS = '''@dataclass(kw_only=True)
 class Parameters:
-    """The parameters of notebook 01, with its defaults (the laptop profile)."""
+    """The parameters of notebook 01 and the form of prompt, with their defaults (the laptop profile)."""
 
 '''
 
@@ -66,10 +68,16 @@ def check_tags(name: str, notebook: nbformat.NotebookNode, cells: dict[str, nbfo
                 )
 
 
-def core_text(cells: dict[str, nbformat.NotebookNode]) -> str:
+def core_text(cells: dict[str, nbformat.NotebookNode], prompts: dict[str, nbformat.NotebookNode]) -> str:
     """The text of core.py: imports first, then the parameters, then the cells in the notebook's order."""
-    blocks = [HEADER + "\n" + cells["twin:imports"].source, PARAMETERS + _indent(cells["parameters"].source)]
-    blocks += [cell.source for tag, cell in cells.items() if tag not in ("twin:imports", "parameters")]
+    form = next(line for line in prompts["parameters"].source.splitlines() if line.startswith("prompt_form: "))
+    parameters = cells["parameters"].source.replace("\nrewriter_model: ", f"\n{form}\nrewriter_model: ")
+    blocks = [HEADER + "\n" + cells["twin:imports"].source, PARAMETERS + _indent(parameters)]
+    blocks += [
+        (prompts if tag == "code-model" else cells)[tag].source
+        for tag in cells
+        if tag not in ("twin:imports", "parameters")
+    ]
     return "\n\n\n".join(block.strip("\n") for block in blocks) + "\n"
 
 
@@ -82,7 +90,7 @@ def targets(root: Path) -> dict[Path, str]:
     source = nbformat.read(root / SOURCE, as_version=4)
     cells = tagged(source)
     check_tags(SOURCE, source, cells)
-    result = {root / CORE: core_text(cells)}
+    result = {root / CORE: core_text(cells, tagged(nbformat.read(root / PROMPTS, as_version=4)))}
     for name in COPIES:
         if (root / name).exists():
             notebook = nbformat.read(root / name, as_version=4)

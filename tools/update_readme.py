@@ -1,6 +1,6 @@
-"""Write the tables of README.md from results/; ``--check`` exits 1 if they are out of date.
+"""Write the tables of README.md from results/ and from the code; ``--check`` exits 1 if they are out of date.
 
-python -m ppo_codet5.reproduce --profile laptop --notebooks 01 03 --keep results/laptop
+python -m ppo_codet5.reproduce --profile laptop -p eval_limit=null --seeds 0 1 2 --keep results/laptop
 python benchmarks/rollout.py --output results/speed/rollout.json
 python tools/update_readme.py
 """
@@ -12,69 +12,52 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "laptop" / "01_ppo_codet5"
+sys.path.insert(0, str(ROOT))  # run as a script, in a checkout that is not installed
+
+import numpy as np  # noqa: E402
+
+from ppo_codet5.config import Config  # noqa: E402
+from ppo_codet5.helpers import results as runs  # noqa: E402
+from ppo_codet5.helpers import statistics, tables  # noqa: E402
+
 MARKS = ("<!-- {}: written by tools/update_readme.py -->\n", "\n<!-- end of {} -->")
-CONTROLS = ("resampling", "random", "fixed_action", "schedule", "bandit")
-NAMES = {
-    "direct": "direct generation, 1 attempt",
-    "resampling": "i.i.d. resampling",
-    "random": "random actions",
-    "fixed_action": "best fixed action, chosen on validation",
-    "schedule": "tuned schedule, chosen on validation",
-    "bandit": "contextual bandit",
-    "epic": "EPiC",
-    "reflexion": "Reflexion",
-    "ppo": "PPO agent, argmax",
-    "ppo_sampled": "PPO agent, sampled",
-}
+DRAWS = {"seed": 0, "resamples": 10000}
 
 
 def results() -> str:
-    """Scores of one run of the laptop profile."""
-    summaries = {
-        name: json.loads((RESULTS / name / "summary.json").read_text()) for name in ("resampling", "random", "ppo")
-    }
-    scores = {"direct": summaries["resampling"]["curves"]["resampling"][0]}
-    baselines = [json.loads(path.read_text()) for path in (RESULTS.parent / "03_baselines").glob("*/summary.json")]
-    for summary in (*baselines, *summaries.values()):  # resampling and random are in both: those of notebook 01
-        scores.update({name: score for name, score in summary["scores"].items() if name in NAMES and name != "direct"})
-    ppo, metrics = summaries["ppo"], (RESULTS / "ppo" / "metrics.jsonl").read_text().splitlines()
-    config = json.loads((RESULTS / "ppo" / "config.json").read_text())
-    seconds = json.loads((RESULTS.parent / "run.json").read_text())["seconds"]
-    lines = [
-        f"One real run of the laptop profile: {ppo['code_model']} writes and rewrites, {scores['ppo']['n']} held-out starter",
-        f"problems, {ppo['visible_tests']} assert visible, at most {ppo['max_steps']} generations a problem, {len(metrics)} PPO updates, seed {ppo['seed']}, "
-        f"{config['hardware']['cpus']} CPU cores, {seconds / 60:.0f} minutes.",
-        "",
-        "| strategy | Pass@1 | 95 % interval | SoftPass@1 | any attempt right | generations | rewriter calls | tokens |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, words in NAMES.items():
-        s = scores[name]
-        low, high = s["pass_at_1_interval"]
-        tokens = s["code_tokens"] + s["rewriter_tokens"]
-        lines.append(
-            f"| {words} | {s['pass_at_1']:.1%} | {low:.1%} to {high:.1%} | {s['soft_pass_at_1']:.1%} | {s['oracle']:.1%} "
-            f"| {s['generations']} | {s['rewriter_calls']} | {tokens} |"
-        )
-    best = max(CONTROLS, key=lambda name: scores[name]["pass_at_1"])
-    lines += ["", verdict(scores["ppo"], scores[best], NAMES[best])]
-    return "\n".join(lines)
-
-
-def verdict(agent: dict, control: dict, name: str) -> str:
-    """One sentence that says whether the agent beat the best control of equal budget."""
-    gap = 100 * (agent["pass_at_1"] - control["pass_at_1"])
-    apart = agent["pass_at_1_interval"][0] > control["pass_at_1_interval"][1]
-    start = (
-        f"The agent is {abs(gap):.0f} points {'above' if gap > 0 else 'below'} the best control, {name}"
-        if gap
-        else f"The agent scores the same as the best control, {name}"
+    """The table of the committed laptop runs, what was run, and whether the agent beat the controls."""
+    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "laptop"))[0])
+    table = tables.score_table(tables.scores(columns, [], **DRAWS), columns, with_published=False)
+    table.notes = []
+    shown = columns[0].reference
+    agent = columns[0].entries[runs.AGENT]
+    s = shown.settings
+    return "\n".join(
+        [
+            f"{s['code_model']} writes and rewrites, asked in two forms; {len(s['task_ids'])} held-out {s['problems']} problems, "
+            f"{s['visible_tests']} assert visible, at most {s['max_steps']} generations a problem; the agent learned from "
+            f"{s['max_episodes']} training episodes. Per cent, with 95 % intervals; seeds {', '.join(map(str, agent.seeds))}:",
+            "",
+            table.markdown().strip(),
+            "",
+            *(verdict(column) for column in columns),
+        ]
     )
-    return start + (
-        ", and the intervals do not overlap."
-        if apart
-        else "; the intervals overlap: **no gain over the controls is shown**."
+
+
+def verdict(column: runs.Column) -> str:
+    """Whether the agent beat the best control of equal budget."""
+    agent = column.entries[runs.AGENT]
+    controls = [column.entries[name] for name in runs.EQUAL_BUDGET if name in column.entries]
+    best = max(controls, key=lambda entry: entry.solved().mean())
+    seeds = [seed for seed in agent.seeds if seed in best.seeds]
+    a, b = (entry.solved()[[entry.seeds.index(seed) for seed in seeds]] for entry in (agent, best))
+    gap, low, high = (100 * x for x in statistics.paired_bootstrap(a, b, **DRAWS))
+    place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
+    claim = "it is above by more than chance" if low > 0 else "**no gain over the controls is shown**"
+    return (
+        f"- {column.parts[0]}: the agent is {place} the best control of equal budget, "
+        f"{runs.TITLES[best.strategy][0].lower()}{runs.TITLES[best.strategy][1:]} (difference {gap:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}): {claim}."
     )
 
 
@@ -107,7 +90,7 @@ def speed() -> str:
 def main() -> int:
     readme = ROOT / "README.md"
     text = new = readme.read_text(encoding="utf-8")
-    for name, block in (("results", results), ("speed", speed)):
+    for name, block in (("results", results), ("speed", speed), ("settings", Config().table)):
         begin, end = (mark.format(name) for mark in MARKS)
         before, rest = new.split(begin)
         new = f"{before}{begin}{block()}{end}{rest.split(end)[1]}"

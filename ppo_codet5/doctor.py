@@ -1,0 +1,151 @@
+"""``ppo-codet5 doctor``: what works on this machine, and how to mend what does not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ppo_codet5 import reproduce
+
+# GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml.
+NEEDS = {"laptop": (4, 0, 3), "smoke": (4, 0, 3), "codet5_a100": (32, 48, 15), "codellama_a100": (64, 64, 35)}
+Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what was found, remedy
+
+
+def examine(profile: str) -> int:
+    """Print one line for each thing; 0 if the profile can run here, else 1."""
+    values = {**reproduce.cell_of(reproduce.resource(reproduce.NOTEBOOKS[0])), **reproduce.load_profile(profile)}
+    memory, gpu, disk = NEEDS.get(profile, (0, 0, 0))
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "python": _python,
+        "device": lambda: _device(str(values["device"]), gpu),
+        "memory": lambda: _memory(memory),
+        "disk": lambda: _disk(disk),
+        "models": lambda: _models(values),
+        "assets": _assets,
+        "sandbox": _sandbox,
+        "kernel": _kernel,
+    }
+    print(f"profile {profile}")
+    failed = 0
+    for name, check in checks.items():
+        try:
+            findings = list(check())
+        except Exception as error:  # a check that breaks is a finding, not the end of the others
+            findings = [(False, f"{type(error).__name__}: {error}", "")]
+        for works, found, remedy in findings:
+            print(f"{'--' if works is None else 'ok' if works else 'NO':3s} {name:8s} {found}")
+            if remedy and works is not True:
+                print(f"{'':12s} > {remedy}")
+            failed += works is False
+    print("\n" + (f"{failed} of these must be mended first" if failed else f"all that {profile} needs works here"))
+    return int(failed > 0)
+
+
+def _python() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield fits, f"Python {platform.python_version()}, {platform.system()}", "use Python 3.11, 3.12 or 3.13"
+    try:
+        wanted = importlib.metadata.requires("ppo-codet5") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield None, "a checkout that is not installed: versions are not compared", "pip install -e . would"
+        return
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield False, f"{requirement.name} is not installed", f"pip install '{requirement}'"
+            continue
+        if not requirement.specifier.contains(Version(version), prereleases=True):
+            yield False, f"{requirement.name} {version}, wanted {requirement.specifier}", f"pip install '{requirement}'"
+
+
+def _device(wanted: str, gigabytes: int) -> Iterator[Finding]:
+    import torch
+
+    from ppo_codet5.helpers.models import has_bfloat16
+
+    if not torch.cuda.is_available():
+        works = wanted != "cuda"
+        types = "bfloat16 and float32" if has_bfloat16("cpu") else "float32"
+        remedy = "install a CUDA build of torch on a machine with an NVIDIA GPU, or use the laptop profile"
+        yield works, f"torch {torch.__version__}, CPU ({types}), {torch.get_num_threads()} threads, no GPU", remedy
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = (amount / 1e9 for amount in torch.cuda.mem_get_info(index))
+        found = f"torch {torch.__version__}, {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GB free"
+        yield free >= gigabytes, f"{found}, {gigabytes} GB needed", "end other programs on it, or lower batch_size"
+
+
+def _memory(gigabytes: int) -> Iterator[Finding]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.exists() and (text := limit.read_text().strip()).isdecimal():
+        total = min(total, int(text) / 1e9)
+    yield total >= gigabytes, f"{total:.0f} GB, {gigabytes} needed", "use a smaller profile, or lower batch_size"
+
+
+def _disk(gigabytes: int) -> Iterator[Finding]:
+    from ppo_codet5.helpers import assets
+
+    root = assets.cache_root()
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    remedy = "set PPO_CODET5_CACHE to a writable folder with room"
+    works = os.access(there, os.W_OK) and free >= gigabytes
+    yield works, f"cache {root}: {free:.0f} GB free, {gigabytes} needed when it is empty", remedy
+
+
+def _models(values: dict) -> Iterator[Finding]:
+    from ppo_codet5.helpers import models
+
+    for name in dict.fromkeys((values["code_model"], values["rewriter_model"])):
+        if name in models.ALIASES:
+            yield True, f"{name} comes from the package index, no hub needed", ""
+            continue
+        try:
+            models.check_model(name)
+            yield True, f"{name} can be loaded", ""
+        except models.ModelError as error:
+            yield False, f"{name} cannot be loaded", str(error)
+
+
+def _assets() -> Iterator[Finding]:
+    from ppo_codet5.helpers import assets
+
+    missing = assets.missing()
+    found = "all in the cache" if not missing else f"not in the cache yet: {', '.join(missing)}"
+    yield None if missing else True, found, "fetched at first use: about 400 MB from pip's package index, once"
+
+
+def _sandbox() -> Iterator[Finding]:
+    from ppo_codet5.helpers.sandbox import Program, Sandbox
+
+    with Sandbox(workers=1) as sandbox:
+        verdicts = sandbox.run([Program("def f():\n    return 1", ("assert f() == 1", "assert f() == 2"))])
+        works = verdicts[0].mask == (1, 0)
+        yield works, f"level {sandbox.level}", "generated code cannot be judged here: please report this"
+        for layer, reason in sandbox.missing.items():
+            yield None, f"no {layer}: {reason}", "docs/sandbox.md says what is then not stopped"
+
+
+def _kernel() -> Iterator[Finding]:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    remedy = "python -m ipykernel install --sys-prefix"
+    try:
+        folder = KernelSpecManager().get_kernel_spec("python3").resource_dir
+        yield True, f"notebooks run with the kernel python3 ({folder})", ""
+    except NoSuchKernel:
+        yield False, "no Jupyter kernel python3", remedy

@@ -1,0 +1,35 @@
+"""The environment under Gymnasium's name: ``gymnasium.make("ppo_codet5/RLPrompt-v0", config=config)``.
+
+An installed package is registered by its entry point; in a checkout ``import ppo_codet5.registration`` does it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from ppo_codet5.config import Config
+    from ppo_codet5.core import RLPromptEnv
+
+ID = "ppo_codet5/RLPrompt-v0"
+
+
+def register() -> None:
+    """Make the name known; again does nothing."""
+    if ID not in gymnasium.registry:
+        gymnasium.register(ID, entry_point="ppo_codet5.registration:make_env")
+
+
+def make_env(config: Config | None = None, split: str = "train", parts: Any = None) -> RLPromptEnv:
+    """The environment over a split's problems; loads the models of ``config`` (the laptop profile's) unless given."""
+    from ppo_codet5 import core
+    from ppo_codet5.config import Config
+
+    flat = core.settings.validate(Config.from_profile("laptop") if config is None else config)
+    world = core.PromptWorld(flat, parts or core.load_parts(flat), core.load_split(flat, split))
+    return core.RLPromptEnv(world)
+
+
+register()

@@ -1,0 +1,335 @@
+"""The command and the API as users meet them: real processes, real models of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ppo_codet5.helpers.runs import read_rows
+from tiny import save_llama, save_t5
+
+from ppo_codet5 import cli
+from ppo_codet5.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ppo_codet5.cli", *arguments]
+
+
+def run(folder: Path, *arguments: str, rc: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == rc, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_t5(folder / "coder")
+    save_llama(folder / "rewriter", context=4096)
+    return folder
+
+
+@pytest.fixture
+def config(models: Path, tmp_path: Path) -> Callable[..., str]:
+    """Writes a config of a run of seconds with tiny models; its path."""
+
+    def write(name: str = "config.json", **changes: Any) -> str:
+        config = Config.from_profile("smoke")
+        config.model.codet5_model, config.model.rewriter_model = str(models / "coder"), str(models / "rewriter")
+        config.model.torch_dtype, config.cache.generations = "float32", None
+        config.training.max_episodes, config.training.episodes_per_update = 12, 4
+        for setting, value in changes.items():
+            setattr(config.training if hasattr(config.training, setting) else config, setting, value)
+        return str(config.save(tmp_path / name))
+
+    return write
+
+
+@pytest.fixture
+def says(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one line on stderr of a command that fails, run in this process."""
+
+    def says(*arguments: str) -> str:
+        assert cli.main(list(arguments)) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and "Traceback" not in line
+        return line
+
+    return says
+
+
+HEAVY = {"torch", "transformers", "gensim", "nltk", "matplotlib", "sentence_transformers", "gymnasium", "datasets"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ppo_codet5; ppo_codet5.Config()",
+        "from ppo_codet5.cli import main; main(['config', '--output', 'c.json', '--profile', 'laptop'])",
+        "from ppo_codet5.cli import main; main(['notebooks', 'here'])",
+        "import contextlib\nfrom ppo_codet5.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
+        "import contextlib\nfrom ppo_codet5.cli import main\nwith contextlib.suppress(SystemExit): main(['train', '-h'])",
+    ],
+)
+def test_what_needs_no_model_loads_no_heavy_library(code: str, tmp_path: Path) -> None:
+    code += f"\nimport sys\nassert not {HEAVY} & sys.modules.keys(), {HEAVY} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_config_writes_all_settings_and_keeps_a_file_that_is_there(tmp_path: Path, says: Callable[..., str]) -> None:
+    path = tmp_path / "config.json"
+    assert cli.main(["config", "--output", str(path)]) == 0
+    assert Config.load(path) == Config()
+    assert "is there already" in says("config", "--output", str(path), "--profile", "laptop")
+    assert Config.load(path) == Config()
+    assert cli.main(["config", "--output", str(path), "--profile", "laptop", "--force"]) == 0
+    assert Config.load(path) == Config.from_profile("laptop")
+    assert "unknown profile 'lap'; known profiles: codellama_a100" in says(
+        "config", "--output", "x", "--profile", "lap"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["learn"],
+        ["train"],
+        ["train", "--output-dir"],
+        ["eval", "--checkpoint", "x", "--episodes", "0"],
+        ["eval", "--checkpoint", "x", "--episodes", "many"],
+        ["reproduce", "--seeds", "one"],
+        ["config"],
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2 and "usage: ppo-codet5" in capsys.readouterr().err
+
+
+def test_train_and_eval_exactly_as_the_readme_writes_them(tmp_path: Path, config: Callable[..., str]) -> None:
+    """At the root of a clone, where results/ holds the committed ones."""
+    config()
+    shutil.copytree(ROOT / "results" / "speed", tmp_path / "results" / "speed")
+    committed = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    done = run(tmp_path, "train", "--config", "config.json", "--output-dir", "./results")
+    assert [int(n) for n in re.findall(r"^update +(\d+)/3 ", done.stdout, re.MULTILINE)] == [1, 2, 3]
+    assert re.search(r"^ppo +2 .*\nppo_sampled +2 ", done.stdout, re.MULTILINE) and done.stderr == ""
+    summary = json.loads((tmp_path / "results" / "summary.json").read_text())
+    assert summary["scores"]["ppo"]["n"] == 4
+    assert {path: path.read_bytes() for path in committed} == committed
+    again = run(tmp_path, "train", "--config", "config.json", "--output-dir", "./results")
+    assert "is complete: read, not run again" in again.stdout
+    checkpoint = ("eval", "--checkpoint", "./results/final_model.pt", "--episodes")
+    done = run(tmp_path, *checkpoint, "50")
+    assert "there are 4 problems to score, fewer than --episodes 50" in done.stdout
+    (line,) = re.findall(r"^ppo .*", done.stdout, re.MULTILINE)
+    assert line == re.search(r"^ppo .*", again.stdout, re.MULTILINE).group()  # type: ignore[union-attr]
+    done = run(tmp_path, *checkpoint, "2", "--output-dir", "evaluation", "--set", "environment.dataset_split=test")
+    assert json.loads((tmp_path / "evaluation" / "summary.json").read_text())["scores"]["ppo"]["n"] == 2
+
+
+def test_ctrl_c_leaves_a_run_that_the_same_command_ends_with_the_same_bytes(
+    tmp_path: Path, config: Callable[..., str]
+) -> None:
+    line = ("train", "--config", config(), "--output-dir")
+    run(tmp_path, *line, "whole")
+    process = subprocess.Popen(
+        command(*line, "broken"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for text in process.stdout or ():
+        if text.startswith("update   1/3"):
+            process.send_signal(signal.SIGINT)
+            break
+    assert process.wait(60) == 1
+    assert (
+        process.stderr and process.stderr.read() == "interrupted; the same command goes on from the last checkpoint\n"
+    )
+    assert not (tmp_path / "broken" / "summary.json").exists()
+    done = run(tmp_path, *line, "broken")
+    assert "update   1/3" not in done.stdout and "update   3/3" in done.stdout
+    for name in ("attempts.jsonl", "metrics.jsonl", "results.csv", "summary.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_on_a_terminal_there_is_a_bar(tmp_path: Path, config: Callable[..., str]) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    line = command("train", "--config", config(), "--output-dir", "runs")
+    process = subprocess.Popen(line, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    shown, end = b"", time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            shown += os.read(main, 65536)
+        except OSError:  # the other side is closed
+            break
+    os.close(main)
+    assert process.stdout and "update" not in process.stdout.read() and process.wait(30) == 0
+    assert "3/3" in shown.decode() and "entropy" in shown.decode() and "\r" in shown.decode()
+
+
+def test_settings_decide_what_is_shown_and_kept(tmp_path: Path, config: Callable[..., str]) -> None:
+    """log_level, save_frequency, tensorboard and the looks at validation problems change nothing in the training."""
+    path = config()
+    run(tmp_path, "train", "--config", path, "--output-dir", "plain")
+    others = ("log_level=WARNING", "training.save_frequency=2", "training.tensorboard=true")
+    looks = ("training.eval_frequency=2", "training.eval_episodes=3")
+    sets = [part for pair in (*others, *looks) for part in ("--set", pair)]
+    done = run(tmp_path, "train", "--config", path, "--output-dir", "other", *sets)
+    assert "update" not in done.stdout
+    assert (tmp_path / "other" / "attempts.jsonl").read_bytes() == (tmp_path / "plain" / "attempts.jsonl").read_bytes()
+    rows, plain = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("other", "plain"))
+    looked = [row.pop("validation_pass_at_1", None) for row in rows]
+    assert looked[0] is looked[2] is None and looked[1] in (0, 1 / 3, 2 / 3, 1) and rows == plain
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "other" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("entropy")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("entropy")] == pytest.approx([row["entropy"] for row in plain])
+
+
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(
+    tmp_path: Path, config: Callable[..., str], says: Callable[..., str]
+) -> None:
+    path, good = config(), tmp_path / "run"
+    assert cli.main(["train", "--config", path, "--output-dir", str(good)]) == 0
+    checkpoint, data = good / "final_model.pt", (good / "final_model.pt").read_bytes()
+    for damaged in (data[: len(data) // 2], b"", b"not a model", data[:-1]):
+        checkpoint.write_bytes(damaged)
+        assert "is not a checkpoint of this project, or it is damaged" in says("eval", "--checkpoint", str(checkpoint))
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, Any]:
+            return os.system, (f"touch {tmp_path / 'hacked'}",)
+
+    torch.save({"agent": Evil()}, checkpoint)
+    assert "is not a checkpoint of this project" in says("eval", "--checkpoint", str(checkpoint))
+    assert not (tmp_path / "hacked").exists()
+    torch.save({"agent": {"weight": torch.zeros(2)}}, checkpoint)
+    assert "holds an agent of another shape" in says("eval", "--checkpoint", str(checkpoint))
+    assert "no checkpoint at" in says("eval", "--checkpoint", str(tmp_path / "none.pt"))
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "final_model.pt").write_bytes(data)
+    assert "give the settings of its training with --config" in says(
+        "eval", "--checkpoint", str(tmp_path / "alone" / "final_model.pt")
+    )
+
+
+def test_train_refuses_what_it_cannot_run(tmp_path: Path, config: Callable[..., str], says: Callable[..., str]) -> None:
+    path, out = config(), ("--output-dir", str(tmp_path / "out"))
+    assert "training.gamma = 2 must be between 0 and 1" in says(
+        "train", "--config", path, *out, "--set", "training.gamma=2"
+    )
+    assert "unknown section 'optimizer'" in says("train", "--config", path, *out, "--set", "optimizer.lr=1")
+    assert "must be a multiple of" in says("train", "--config", path, *out, "--set", "training.max_episodes=7")
+    assert "no config at" in says("train", "--config", str(tmp_path / "none.json"), *out)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    assert "is not a run's: it holds thesis.tex" in says("train", "--config", path, *out)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["thesis.tex"]
+
+
+def test_notebooks_are_copied_and_never_overwritten_unasked(tmp_path: Path, says: Callable[..., str]) -> None:
+    folder = tmp_path / "mine"
+    assert cli.main(["notebooks", str(folder)]) == 0
+    names = {"01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb", "04_results.ipynb"}
+    assert {path.name for path in folder.glob("*.ipynb")} == names
+    assert (folder / "profiles" / "laptop.yaml").read_bytes() == (ROOT / "profiles" / "laptop.yaml").read_bytes()
+    (folder / "01_ppo_codet5.ipynb").write_text("my changes")
+    (folder / "profiles" / "smoke.yaml").unlink()
+    assert "01_ppo_codet5.ipynb" in says("notebooks", str(folder))
+    assert (folder / "01_ppo_codet5.ipynb").read_text() == "my changes"
+    assert not (folder / "profiles" / "smoke.yaml").exists()
+    assert cli.main(["notebooks", str(folder), "--force"]) == 0
+    assert (folder / "01_ppo_codet5.ipynb").read_bytes() == (ROOT / "01_ppo_codet5.ipynb").read_bytes()
+
+
+def test_doctor_says_what_works_and_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "all that laptop needs works here" in out and re.search(r"^ok  sandbox  level \w+", out, re.MULTILINE)
+    import huggingface_hub.constants
+    import torch
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["doctor", "--profile", "codellama_a100"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"^NO  device .*no GPU\n +> install a CUDA build", out, re.MULTILINE)
+    assert re.search(r"^NO  models   codellama/CodeLlama-7b-Instruct-hf .*\n +> .*cannot be reached", out, re.MULTILINE)
+    assert "must be mended first" in out
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
+    assert cli.main(["doctor"]) == 0
+    assert re.search(r"^--  assets   not in the cache yet: hf/smollm2.*\n +> fetched at", capsys.readouterr().out, re.M)
+
+
+def test_the_environment_is_registered_with_gymnasium(parts: Any) -> None:
+    import gymnasium
+    from gymnasium.utils.env_checker import check_env
+    from scripted import small
+
+    import ppo_codet5.registration
+
+    ppo_codet5.registration.register()  # again is no error
+    env = gymnasium.make("ppo_codet5/RLPrompt-v0", config=small(), parts=parts)
+    assert env.action_space.n == 3 and env.spec and env.spec.id == "ppo_codet5/RLPrompt-v0"
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+def test_the_api_of_the_readme(models: Path, tmp_path: Path, parts: Any) -> None:
+    from scripted import small
+
+    from ppo_codet5 import (
+        Epic_GA,
+        EpicGA,
+        PPOAgent,
+        PPOCodeT5Trainer,
+        PromptRewriter,
+        ReflexionMemory,
+        RLPromptEnv,
+    )
+
+    assert Epic_GA is EpicGA and all((PPOAgent, PromptRewriter, ReflexionMemory, RLPromptEnv))
+    config = Config.from_parameters(vars(small()))
+    trainer = PPOCodeT5Trainer(config, parts=parts)
+    results = trainer.train(tmp_path / "outputs")
+    assert results["scores"]["ppo"]["n"] == 4
+    evaluated = trainer.evaluate(num_episodes=2)
+    assert evaluated["scores"]["ppo"]["n"] == 2
+    fresh = PPOCodeT5Trainer(Config.from_run(tmp_path / "outputs"), parts=parts).load(
+        tmp_path / "outputs/final_model.pt"
+    )
+    assert fresh.evaluate(num_episodes=2)["scores"] == evaluated["scores"]
+    # The same run as the notebook's with these parameters.
+    same = PPOCodeT5Trainer(small(), parts=parts)
+    assert same.identity("ppo", same.scored) == trainer.identity("ppo", trainer.scored)
