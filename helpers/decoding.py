@@ -24,13 +24,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from .models import Completion, ModelError, Request
+from .models import Completion, ModelError, Request, render_chat
 from .stops import StopRule
 
 _TOP_K = (64, 2048)  # candidates to look at: 64 hold most nuclei at usual settings; then more, then the vocabulary
 _PREFILL_TOKENS = 1024  # a forward pass this wide runs at full speed; wider ones only pad more and fall out of cache
 _SHARED_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
-_TEMPLATE_DATE = "26 Jul 2024"  # Llama's chat template prints today's date unless told another: prompts must not age
 
 
 class PackedLinear(nn.Module):
@@ -239,7 +238,11 @@ class TransformersGenerator:
 
     def _row(self, index: int, request: Request) -> _Row:
         plain = isinstance(request.prompt, str)
-        prompt = request.prompt if isinstance(request.prompt, str) else self._chat(request.prompt)
+        prompt = (
+            request.prompt
+            if isinstance(request.prompt, str)
+            else render_chat(self.tokenizer, request.prompt, self.name)
+        )
         if self.encoder_decoder:
             encoder_ids = self._encode(prompt, plain)
             start = self.model.generation_config.decoder_start_token_id
@@ -259,16 +262,6 @@ class TransformersGenerator:
         stream = DecodeStream(ids=ids, skip_special_tokens=True)
         stop = StopRule(request.stop, request.prefix)
         return _Row(index, request, ids, encoder_ids, limit, stop, stream, prompt_tokens, request.prefix)
-
-    def _chat(self, messages: tuple[tuple[str, str], ...]) -> str:
-        if not self.tokenizer.chat_template:
-            raise ModelError(f"{self.name} has no chat template: give the prompt as plain text.")
-        chat = [{"role": role, "content": content} for role, content in messages]
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE
-            )
-        )
 
     def _encode(self, text: str, special: bool) -> list[int]:
         """Token ids; ``special`` adds the model's own marks around them (a chat template has written its own)."""

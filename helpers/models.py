@@ -20,9 +20,11 @@ from .assets import no_progress_bars
 from .stops import RULES
 
 if TYPE_CHECKING:
+    from .cluster import RayGenerator
     from .decoding import TransformersGenerator
 
 ALIASES = ("smollm2-135m",)
+_TEMPLATE_DATE = "26 Jul 2024"  # Llama's chat template prints today's date unless told another: prompts must not age
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -95,10 +97,36 @@ class TextGenerator(Protocol):
 
 
 _loaded: WeakValueDictionary[tuple[object, ...], TransformersGenerator] = WeakValueDictionary()
+_pools: WeakValueDictionary[tuple[object, ...], RayGenerator] = WeakValueDictionary()
 _loading = threading.Lock()
 
 
 def load_generator(
+    name: str, dtype: str = "float32", device: str = "auto", batch_size: int = 32, revision: str | None = None
+) -> TextGenerator:
+    """The text generator that a name means: a model in this process, ``openai:NAME@URL``, or ``ray:NAME@N``.
+
+    A server (helpers/server.py) is asked at most ``batch_size`` requests at a time; on a Ray cluster
+    (helpers/cluster.py) N replicas of the model take ``batch_size`` each. Raises ModelError with the way out.
+    """
+    if batch_size < 1:
+        raise ModelError(f"batch_size is {batch_size}: it must be at least 1.")
+    if name.startswith("openai:"):
+        from .server import ServerGenerator
+
+        return ServerGenerator(name, concurrency=batch_size)
+    if name.startswith("ray:"):
+        from .cluster import RayGenerator
+
+        with _loading:
+            replicas = (name, dtype, device, batch_size)
+            if (pool := _pools.get(replicas)) is None:
+                pool = _pools[replicas] = RayGenerator(*replicas)
+            return pool
+    return load_model(name, dtype, device, batch_size, revision)
+
+
+def load_model(
     name: str, dtype: str = "float32", device: str = "auto", batch_size: int = 32, revision: str | None = None
 ) -> TransformersGenerator:
     """Load a causal or encoder-decoder language model that runs in this process.
@@ -111,8 +139,6 @@ def load_generator(
     """
     if dtype not in DTYPES:
         raise ModelError(f"Unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}.")
-    if batch_size < 1:
-        raise ModelError(f"batch_size is {batch_size}: it must be at least 1.")
     import torch
 
     from .decoding import TransformersGenerator
@@ -144,6 +170,16 @@ def check_model(name: str) -> None:
     """Raise ModelError if the configuration of a model cannot be read: unknown, gated, private, or out of reach."""
     if name in ALIASES:
         return
+    if name.startswith("openai:"):
+        from .server import parse
+
+        parse(name)
+        return
+    if name.startswith("ray:"):
+        from .cluster import parse as parse_ray
+
+        name, _ = parse_ray(name)
+        return check_model(name)
     source, is_folder = _source(name)
     from transformers import AutoConfig
 
@@ -152,6 +188,28 @@ def check_model(name: str) -> None:
         AutoConfig.from_pretrained(source, revision=revision, local_files_only=local)
     except (OSError, ValueError) as error:
         raise _explained(name, error) from error
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model: an alias, a folder or a hub id. ModelError if there is none."""
+    from transformers import AutoTokenizer
+
+    source, is_folder = _source(name)
+    try:
+        revision, local = (None, True) if is_folder else _resolve(source, None)
+        return AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise _explained(name, error) from error
+
+
+def render_chat(tokenizer: Any, messages: tuple[tuple[str, str], ...], name: str) -> str:
+    """The text of a chat by the model's own template, up to where the reply begins."""
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name} has no chat template: give the prompt as plain text.")
+    chat = [{"role": role, "content": content} for role, content in messages]
+    return str(
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE)
+    )
 
 
 def has_bfloat16(device: str) -> bool:

@@ -65,6 +65,12 @@ def validate(config: Any) -> Any:
             f"parameter max_episodes = {config.max_episodes} must be a multiple of "
             f"episodes_per_update = {config.episodes_per_update}"
         )
+    for name in ("code_model", "rewriter_model"):
+        if str(getattr(config, name, "")).startswith("openai:") and getattr(config, "generation_cache", None) is None:
+            raise RunError(
+                f"parameter generation_cache = None with {name} = {getattr(config, name)!r}: a server cannot repeat "
+                "its replies, so they must be kept; name a folder"
+            )
     if hasattr(config, "log_level"):
         logger.setLevel(config.log_level)
     return config

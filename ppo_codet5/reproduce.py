@@ -4,7 +4,8 @@ A profile serves several notebooks: each takes the parameters that it has. One *
 for notebook 03, one form of prompt; 04 comes last and reads what the others left. Executed notebooks go to the
 profile's ``run_dir``, the figures and run directories of each to a folder of its own there (with ``--seeds`` below one
 folder per seed). What is complete is not run again; what was interrupted goes on. A task that fails does not stop the
-others. Exit codes: 0 done, 1 failed, 2 wrong arguments.
+others. With ``--jobs``, ``--ray`` or ``--cell`` each strategy of 03 is a task of its own, before the whole notebook reads
+what they left. Exit codes: 0 done, 1 failed, 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ import ppo_codet5
 NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb", "04_results.ipynb")
 TABLE = NOTEBOOKS[-1]
 FORMS = {"01_ppo_codet5.ipynb": "completion", "02_PPO_LlaMa.ipynb": "chat"}  # 03 plays the baselines of each
+STRATEGIES = (  # of notebook 03
+    *("direct", "mutation", "rewriting", "resampling", "random"),
+    *("fixed_action", "schedule", "bandit", "epic", "reflexion"),
+)
 # Profiles of one code model leave out the notebook of the other one.
 LEFT_OUT = {"codet5_a100": ("02_PPO_LlaMa.ipynb",), "codellama_a100": ("01_ppo_codet5.ipynb",)}
 
@@ -103,6 +109,7 @@ class Task:
     output: Path
     folder: Path  # its run directories and figures
     parameters: dict[str, Any]
+    stage: int = 0  # after all tasks of the stages before
 
     @property
     def log(self) -> Path:
@@ -110,9 +117,12 @@ class Task:
         return self.output.with_suffix(".log")
 
 
-def plan(profile: str, values: dict[str, Any], notebooks: Sequence[str], seeds: Sequence[int] = ()) -> list[Task]:
+def plan(
+    profile: str, values: dict[str, Any], notebooks: Sequence[str], seeds: Sequence[int] = (), split: bool = False
+) -> list[Task]:
     """The tasks for these notebooks, 04 last. Each takes of ``values`` the parameters that it has.
 
+    ``split`` makes each strategy of notebook 03 a task; the notebook as a whole, which reads them, is in stage 1 then.
     A name that none of the project's notebooks has is an error.
     """
     from ppo_codet5.helpers import settings
@@ -134,14 +144,27 @@ def plan(profile: str, values: dict[str, Any], notebooks: Sequence[str], seeds: 
                 stem = Path(name).stem + (f"_{form}" if form else "")
                 label = stem if seed is None else f"{stem} seed {seed}"
                 form_given = given | ({"prompt_form": form} if form else {})
-                tasks.append(Task(label, name, root / f"{stem}.ipynb", root / Path(name).stem, form_given))
+                folder, stage = root / Path(name).stem, 0
+                if split and "strategies" in types[name]:
+                    stage = 1
+                    for strategy in strategies_of(form_given):
+                        output = root / "cells" / f"{stem}_{strategy}.ipynb"
+                        only = form_given | {"strategies": strategy}
+                        tasks.append(Task(f"{label} {strategy}", name, output, folder, only))
+                tasks.append(Task(label, name, root / f"{stem}.ipynb", folder, form_given, stage))
     if TABLE in notebooks:
         root = Path(values.get("run_dir", "runs"))
         folder = root / Path(TABLE).stem
         ours = {"runs": str(root), "figure_dir": str(folder / "figures"), "export_dir": str(folder)}
         given = ours | {k: v for k, v in values.items() if k in types[TABLE]}
-        tasks.append(Task(Path(TABLE).stem, TABLE, root / TABLE, folder, given))
-    return tasks
+        tasks.append(Task(Path(TABLE).stem, TABLE, root / TABLE, folder, given, 2))
+    return sorted(tasks, key=lambda task: task.stage)
+
+
+def strategies_of(values: dict[str, Any]) -> list[str]:
+    """The strategies that these parameters ask notebook 03 for."""
+    names = values.get("strategies", "all")
+    return list(STRATEGIES) if names == "all" else [name.strip() for name in names.split(",")]
 
 
 def check_inputs(values: dict[str, Any]) -> None:
@@ -201,9 +224,12 @@ def chosen(profile: str, numbers: Sequence[str] | None) -> list[str]:
     return [name for name in NOTEBOOKS if name[:2] in numbers]
 
 
-def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:
-    """Execute the tasks, ``jobs`` at a time, 04 after all others; yields each with what went wrong, "" if nothing."""
-    if jobs == 1:
+def run_all(tasks: Sequence[Task], jobs: int, ray_address: str | None = None) -> Iterator[tuple[Task, str]]:
+    """Execute the tasks stage by stage; yields each with what went wrong, "" if nothing.
+
+    One at a time in this process, or ``jobs`` at a time in processes of their own, or as Ray tasks, one per GPU.
+    """
+    if jobs == 1 and ray_address is None:
         for task in tasks:
             print(f"{task.name}: run directory {task.folder}", flush=True)
             try:
@@ -212,17 +238,83 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:
             except (InputError, RuntimeError, ValueError, OSError) as error:
                 yield task, str(error)
         return
-    for group in ([t for t in tasks if t.notebook != TABLE], [t for t in tasks if t.notebook == TABLE]):
+    start = _with_ray(ray_address) if ray_address is not None else _with_processes(jobs)
+    for stage in sorted({task.stage for task in tasks}):
+        group = [task for task in tasks if task.stage == stage]
+        began = time.monotonic()
+        for task, why in start(group):
+            if not why:
+                print(f"{task.name}: done, {time.monotonic() - began:.0f} s after the start of its stage", flush=True)
+            yield task, why
+
+
+def _with_processes(jobs: int) -> Callable[[Sequence[Task]], Iterator[tuple[Task, str]]]:
+    """Runs tasks in ``jobs`` processes at a time, which share the cores and take turns with the GPUs."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for number in range(jobs):
+        gpus.put(_visible_gpu(number))
+
+    def one(task: Task) -> tuple[Task, str]:
+        gpu = gpus.get()
+        try:
+            print(f"{task.name}: started, log {task.log}", flush=True)
+            return task, in_a_process(task, threads, {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        finally:
+            gpus.put(gpu)
+
+    def start(group: Sequence[Task]) -> Iterator[tuple[Task, str]]:
         with ThreadPoolExecutor(jobs) as pool:
-            yield from zip(group, pool.map(lambda task: in_a_process(task, jobs), group), strict=True)
+            for future in as_completed([pool.submit(one, task) for task in group]):
+                yield future.result()
+
+    return start
 
 
-def in_a_process(task: Task, jobs: int) -> str:
-    """Execute a task in a process of its own that prints to the task's log, with its share of the cores."""
+def _visible_gpu(number: int) -> str:
+    """The GPU for one of several processes, "" where there is at most one. Asks the driver, so torch stays unloaded."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        try:
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        visible = ",".join(str(i) for i, line in enumerate(listed.splitlines()) if line.startswith("GPU "))
+    names = [name for name in visible.split(",") if name]
+    return names[number % len(names)] if len(names) > 1 else ""
+
+
+def _with_ray(address: str) -> Callable[[Sequence[Task]], Iterator[tuple[Task, str]]]:
+    """Runs tasks on a Ray cluster; all nodes must see this folder under the same path."""
+    from ppo_codet5.helpers import cluster
+
+    ray = cluster.connect(address)
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    share = {"num_gpus": 1, "num_cpus": max(1, cpus // gpus)} if gpus else {"num_cpus": 1}
+    folder = os.getcwd()
+
+    def remote(task: Task) -> str:
+        os.chdir(folder)
+        return in_a_process(task, int(share["num_cpus"]), {})
+
+    work = ray.remote(max_retries=3, **share)(remote)  # of a task whose node died: it goes on from its checkpoint
+
+    def start(group: Sequence[Task]) -> Iterator[tuple[Task, str]]:
+        waiting = {work.remote(task): task for task in group}
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            task = waiting.pop(ready)
+            try:
+                yield task, ray.get(ready)
+            except ray.exceptions.RayError as error:
+                yield task, f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (log: {task.log})"
+
+    return start
+
+
+def in_a_process(task: Task, threads: int, environment: Mapping[str, str]) -> str:
+    """Execute a task in a process of its own that prints to the task's log; what went wrong, "" if nothing."""
     task.output.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    print(f"{task.name}: started, log {task.log}", flush=True)
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
     line = [sys.executable, "-m", "ppo_codet5.reproduce", "--task", json.dumps(asdict(task), default=str)]
     with open(task.log, "wb") as log:
         done = subprocess.run(
@@ -230,11 +322,10 @@ def in_a_process(task: Task, jobs: int) -> str:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": threads, **os.environ},
+            env={"OMP_NUM_THREADS": str(threads), **os.environ, **environment},
             check=False,
         )
     if done.returncode == 0:
-        print(f"{task.name}: done in {time.monotonic() - began:.0f} s", flush=True)
         return ""
     lines = task.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"{lines[-1] if lines else f'exit code {done.returncode}'} (log: {task.log})"
@@ -284,8 +375,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--notebooks", nargs="+", metavar="NN", help="run these notebooks only, by number: 01 03")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="repeat with each of these seeds")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks run at the same time")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks run at the same time, one per GPU")
+    parser.add_argument("--ray", metavar="ADDRESS", help='run the tasks on a Ray cluster ("auto", host:port, "local")')
+    parser.add_argument("--cell", type=int, metavar="N", help="run task N of the --dry-run list only (Slurm arrays)")
+    parser.add_argument("--dry-run", action="store_true", help="number the tasks that would run, and their parameters")
     parser.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
     parser.add_argument("--task", help=argparse.SUPPRESS)
 
@@ -317,16 +410,22 @@ def run(args: argparse.Namespace) -> int:
         if args.jobs < 1:
             raise InputError(f"--jobs {args.jobs} must be 1 or more")
         values = {**load_profile(args.profile), **overrides(args.parameter)}
-        tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds)
+        split = args.jobs > 1 or args.ray is not None or args.cell is not None
+        tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split or args.dry_run)
+        if args.cell is not None:
+            if not 0 <= args.cell < len(tasks):
+                raise InputError(f"--cell {args.cell}: there are {len(tasks)} tasks, 0 to {len(tasks) - 1}")
+            tasks = [tasks[args.cell]]
         for task in tasks:  # all of them before the first one starts
             full = parameters_of(resource(task.notebook), task.parameters)
             if "problems" in full:
                 check_inputs(full)
         if args.dry_run:
-            for task in tasks:
-                print(f"{task.name}: {task.output}  {json.dumps(task.parameters)}")
+            for number, task in enumerate(tasks):
+                print(f"{number:3d} stage {task.stage}  {task.name}  {task.output}  {json.dumps(task.parameters)}")
             return 0
-        failed = [(task, why) for task, why in run_all(tasks, args.jobs) if why and not _say(task, why)]
+        ends = run_all(tasks, args.jobs, args.ray)
+        failed = [(task, why) for task, why in ends if why and not _say(task, why)]
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ from ppo_codet5 import cli
 from ppo_codet5.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("one_thread")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -70,6 +71,18 @@ def says(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return line
 
     return says
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command in tmp_path and in this process, which has the libraries loaded; what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def here(*arguments: str) -> str:
+        assert cli.main(list(arguments)) == 0
+        return capsys.readouterr().out
+
+    return here
 
 
 HEAVY = {"torch", "transformers", "gensim", "nltk", "matplotlib", "sentence_transformers", "gymnasium", "datasets"}
@@ -122,7 +135,9 @@ def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFix
     assert end.value.code == 2 and "usage: ppo-codet5" in capsys.readouterr().err
 
 
-def test_train_and_eval_exactly_as_the_readme_writes_them(tmp_path: Path, config: Callable[..., str]) -> None:
+def test_train_and_eval_exactly_as_the_readme_writes_them(
+    tmp_path: Path, config: Callable[..., str], here: Callable[..., str]
+) -> None:
     """At the root of a clone, where results/ holds the committed ones."""
     config()
     shutil.copytree(ROOT / "results" / "speed", tmp_path / "results" / "speed")
@@ -133,22 +148,22 @@ def test_train_and_eval_exactly_as_the_readme_writes_them(tmp_path: Path, config
     summary = json.loads((tmp_path / "results" / "summary.json").read_text())
     assert summary["scores"]["ppo"]["n"] == 4
     assert {path: path.read_bytes() for path in committed} == committed
-    again = run(tmp_path, "train", "--config", "config.json", "--output-dir", "./results")
-    assert "is complete: read, not run again" in again.stdout
+    again = here("train", "--config", "config.json", "--output-dir", "./results")
+    assert "is complete: read, not run again" in again
     checkpoint = ("eval", "--checkpoint", "./results/final_model.pt", "--episodes")
-    done = run(tmp_path, *checkpoint, "50")
-    assert "there are 4 problems to score, fewer than --episodes 50" in done.stdout
-    (line,) = re.findall(r"^ppo .*", done.stdout, re.MULTILINE)
-    assert line == re.search(r"^ppo .*", again.stdout, re.MULTILINE).group()  # type: ignore[union-attr]
-    done = run(tmp_path, *checkpoint, "2", "--output-dir", "evaluation", "--set", "environment.dataset_split=test")
+    out = here(*checkpoint, "50")
+    assert "there are 4 problems to score, fewer than --episodes 50" in out
+    (line,) = re.findall(r"^ppo .*", out, re.MULTILINE)
+    assert line == re.search(r"^ppo .*", again, re.MULTILINE).group()  # type: ignore[union-attr]
+    here(*checkpoint, "2", "--output-dir", "evaluation", "--set", "environment.dataset_split=test")
     assert json.loads((tmp_path / "evaluation" / "summary.json").read_text())["scores"]["ppo"]["n"] == 2
 
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_ends_with_the_same_bytes(
-    tmp_path: Path, config: Callable[..., str]
+    tmp_path: Path, config: Callable[..., str], here: Callable[..., str]
 ) -> None:
     line = ("train", "--config", config(), "--output-dir")
-    run(tmp_path, *line, "whole")
+    here(*line, "whole")
     process = subprocess.Popen(
         command(*line, "broken"),
         cwd=tmp_path,
@@ -166,8 +181,8 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_ends_with_the_same_bytes(
         process.stderr and process.stderr.read() == "interrupted; the same command goes on from the last checkpoint\n"
     )
     assert not (tmp_path / "broken" / "summary.json").exists()
-    done = run(tmp_path, *line, "broken")
-    assert "update   1/3" not in done.stdout and "update   3/3" in done.stdout
+    out = here(*line, "broken")
+    assert "update   1/3" not in out and "update   3/3" in out
     for name in ("attempts.jsonl", "metrics.jsonl", "results.csv", "summary.json"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -194,15 +209,16 @@ def test_on_a_terminal_there_is_a_bar(tmp_path: Path, config: Callable[..., str]
     assert "3/3" in shown.decode() and "entropy" in shown.decode() and "\r" in shown.decode()
 
 
-def test_settings_decide_what_is_shown_and_kept(tmp_path: Path, config: Callable[..., str]) -> None:
+def test_settings_decide_what_is_shown_and_kept(
+    tmp_path: Path, config: Callable[..., str], here: Callable[..., str]
+) -> None:
     """log_level, save_frequency, tensorboard and the looks at validation problems change nothing in the training."""
     path = config()
-    run(tmp_path, "train", "--config", path, "--output-dir", "plain")
+    here("train", "--config", path, "--output-dir", "plain")
     others = ("log_level=WARNING", "training.save_frequency=2", "training.tensorboard=true")
     looks = ("training.eval_frequency=2", "training.eval_episodes=3")
     sets = [part for pair in (*others, *looks) for part in ("--set", pair)]
-    done = run(tmp_path, "train", "--config", path, "--output-dir", "other", *sets)
-    assert "update" not in done.stdout
+    assert "update" not in here("train", "--config", path, "--output-dir", "other", *sets)
     assert (tmp_path / "other" / "attempts.jsonl").read_bytes() == (tmp_path / "plain" / "attempts.jsonl").read_bytes()
     rows, plain = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("other", "plain"))
     looked = [row.pop("validation_pass_at_1", None) for row in rows]
@@ -293,6 +309,7 @@ def test_doctor_says_what_works_and_what_to_do(
     assert re.search(r"^--  assets   not in the cache yet: hf/smollm2.*\n +> fetched at", capsys.readouterr().out, re.M)
 
 
+@pytest.mark.filterwarnings("ignore:.*An exception occurred")  # models cannot be copied into the spec
 def test_the_environment_is_registered_with_gymnasium(parts: Any) -> None:
     import gymnasium
     from gymnasium.utils.env_checker import check_env
@@ -302,7 +319,7 @@ def test_the_environment_is_registered_with_gymnasium(parts: Any) -> None:
 
     ppo_codet5.registration.register()  # again is no error
     env = gymnasium.make("ppo_codet5/RLPrompt-v0", config=small(), parts=parts)
-    assert env.action_space.n == 3 and env.spec and env.spec.id == "ppo_codet5/RLPrompt-v0"
+    assert env.action_space.n == 3 and env.unwrapped.spec.id == "ppo_codet5/RLPrompt-v0"
     check_env(env.unwrapped, skip_render_check=True)
 
 

@@ -1,0 +1,135 @@
+"""One model on many GPUs: a pool of Ray actors behind the interface of a single model.
+
+``ray:NAME@N`` is N replicas of NAME. The cluster is that of ``$RAY_ADDRESS``, or one started on this machine. Replicas
+that die are started again by Ray and their requests are redone. A request's seed alone decides its text, so in float32
+which replica answers, and how often one dies, does not change a program.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from .models import Completion, ModelError, Request
+
+PREFIX = "ray:"
+PASSED_ON = ("PYTHONPATH", "PPO_CODET5_CACHE", "HF_HUB_CACHE", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "PIP_INDEX_URL")
+
+
+def parse(name: str) -> tuple[str, int]:
+    """NAME and N of ``ray:NAME@N``; ModelError if it has another form."""
+    model, _, count = name.removeprefix(PREFIX).rpartition("@")
+    if not (name.startswith(PREFIX) and model and count.isdecimal() and int(count) > 0):
+        raise ModelError(f"{name!r} must have the form ray:NAME@N, with N replicas from 1 on")
+    return model, int(count)
+
+
+def connect(address: str | None = None) -> Any:
+    """The ray module, connected to the cluster at ``address`` or $RAY_ADDRESS, or to one started here."""
+    try:
+        import ray
+    except ImportError:
+        raise ModelError("Ray is not installed: pip install 'ppo-codet5[distributed]'") from None
+    if not ray.is_initialized():
+        address = address or os.environ.get("RAY_ADDRESS") or None
+        passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                include_dashboard=False if address is None else None,
+                runtime_env={"env_vars": passed},
+                logging_level=logging.ERROR,
+            )
+        except ConnectionError as error:
+            raise ModelError(f"no Ray cluster at {address}: start one with `ray start --head` ({error})") from None
+    return ray
+
+
+class _Replica:
+    """The model in an actor of its own."""
+
+    def __init__(self, name: str, dtype: str, device: str, batch_size: int, threads: int) -> None:
+        import torch
+
+        from .models import load_model
+
+        if not torch.cuda.is_available():
+            torch.set_num_threads(threads)
+        self.model = load_model(name, dtype, device, batch_size)
+
+    def identity(self) -> tuple[str, str, str, int]:
+        return self.model.name, self.model.revision, self.model.dtype, self.model.sampler
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
+        return self.model.generate(requests)
+
+
+class RayGenerator:
+    """A TextGenerator over N replicas; each takes ``batch_size`` requests at a time.
+
+    A replica has one GPU where the cluster has any, else an equal share of the CPUs. ``name``, ``revision`` and
+    ``dtype`` are those of the model itself, so cached completions are shared with runs in one process.
+    """
+
+    def __init__(self, name: str, dtype: str = "float32", device: str = "auto", batch_size: int = 32) -> None:
+        model, self.replicas = parse(name)
+        self.batch_size, self._ray = batch_size, connect()
+        resources = self._ray.cluster_resources()
+        if (gpus := int(resources.get("GPU", 0))) and device != "cpu":
+            if gpus < self.replicas:
+                raise ModelError(f"{name} asks for {self.replicas} GPUs, the Ray cluster has {gpus}: ask for fewer.")
+            share = {"num_gpus": 1, "num_cpus": 1}
+            threads = 1
+        else:
+            threads = max(1, int(resources.get("CPU", 1)) // self.replicas)
+            share = {"num_cpus": threads}
+            if resources.get("CPU", 1) < self.replicas:
+                raise ModelError(f"{name} asks for more replicas than the Ray cluster has CPUs: ask for fewer.")
+        actor = self._ray.remote(**share, max_restarts=-1, max_task_retries=-1)(_Replica)
+        self._actors = [actor.remote(model, dtype, device, batch_size, threads) for _ in range(self.replicas)]
+        try:
+            self.name, self.revision, self.dtype, self.sampler = self._ray.get(self._actors[0].identity.remote())
+        except self._ray.exceptions.RayActorError as error:
+            raise ModelError(f"{name}: a replica cannot start: {' '.join(str(error).split())[-400:]}") from None
+
+    def generate(
+        self, requests: Sequence[Request], each: Callable[[int, Completion], object] | None = None
+    ) -> list[Completion]:
+        """Completions in the order of ``requests``; equal ones of neighbouring length go to one replica together."""
+        done: list[Completion | None] = [None] * len(requests)
+        places = sorted(range(len(requests)), key=lambda place: len(str(requests[place].prompt)))
+        size = max(1, min(self.batch_size, -(-len(places) // self.replicas)))
+        chunks = iter([places[start : start + size] for start in range(0, len(places), size)])
+        under_way: dict[Any, tuple[Any, list[int]]] = {}
+        for actor in self._actors:
+            self._send(actor, chunks, requests, under_way)
+        while under_way:
+            (ready,), _ = self._ray.wait(list(under_way), num_returns=1)
+            actor, chunk = under_way.pop(ready)
+            self._send(actor, chunks, requests, under_way)
+            try:
+                completions = self._ray.get(ready)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.as_instanceof_cause() from None
+            for place, completion in zip(chunk, completions, strict=True):
+                done[place] = completion
+                if each:
+                    each(place, completion)
+        return [completion for completion in done if completion is not None]
+
+    def _send(self, actor: Any, chunks: Iterator[list[int]], requests: Sequence[Request], under_way: dict) -> None:
+        if (chunk := next(chunks, None)) is not None:
+            under_way[actor.generate.remote([requests[place] for place in chunk])] = (actor, chunk)
+
+    def close(self) -> None:
+        """End the replicas, and give their GPUs back."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+
+    def __del__(self) -> None:
+        if getattr(self, "_actors", None) and self._ray.is_initialized():
+            self.close()

@@ -1,0 +1,204 @@
+"""Replicas on a Ray cluster: the same programs as one process, through deaths at random moments; and the grid on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ppo_codet5.helpers.cluster import RayGenerator, connect, parse
+from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator, load_model
+from tiny import save_llama, save_t5
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    ray = connect()
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("models") / "llama", context=1024)
+
+
+@pytest.fixture(scope="module")
+def pool(ray: Any, folder: Path) -> Iterator[RayGenerator]:
+    pool = RayGenerator(f"ray:{folder}@2", batch_size=4)
+    yield pool
+    pool.close()
+
+
+def requests(count: int, tokens: int = 16) -> list[Request]:
+    words = [
+        "def",
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "the",
+        "first",
+        "second",
+        "third",
+        "number",
+        "of",
+        "a",
+        "list",
+        "text",
+        "word",
+    ]
+    draw = random.Random(count)
+    prompts = [" ".join(draw.choices(words, k=draw.randint(2, 12))) for _ in range(count)]
+    return [Request(prompt, seed=seed, max_new_tokens=tokens) for seed, prompt in enumerate(prompts)]
+
+
+def pids(ray: Any) -> list[int]:
+    """Processes of the replicas that are alive."""
+    from ray.util.state import list_actors
+
+    return [actor.pid for actor in list_actors(filters=[("state", "=", "ALIVE")]) if actor.class_name == "_Replica"]
+
+
+def test_the_name_is_read_and_a_wrong_one_refused() -> None:
+    assert parse("ray:owner/name@8") == ("owner/name", 8) and parse("ray:a@b@1") == ("a@b", 1)
+    for name in ("ray:name", "ray:name@0", "ray:name@many", "ray:@2"):
+        with pytest.raises(ModelError, match="must have the form ray:NAME@N"):
+            check_model(name)
+
+
+def test_two_replicas_write_the_programs_of_one_process(pool: RayGenerator, folder: Path) -> None:
+    alone = load_model(str(folder), dtype="float32")
+    assert (pool.name, pool.revision, pool.dtype) == (alone.name, alone.revision, alone.dtype)
+    asked = requests(30)
+    told = dict[int, Completion]()
+    completions = pool.generate(asked, told.__setitem__)
+    assert completions == alone.generate(asked) == [told[place] for place in range(30)]
+    assert len({completion.text for completion in completions}) > 10
+    assert pool.generate([]) == [] and pool.generate(asked[:1]) == completions[:1]
+    assert load_generator(f"ray:{folder}@2") is load_generator(f"ray:{folder}@2")  # a model that also rewrites
+
+
+def test_an_impossible_request_is_the_same_error_as_in_one_process(pool: RayGenerator) -> None:
+    with pytest.raises(ModelError, match="can see 1024"):
+        pool.generate([Request("number " * 2000, seed=1)])
+    assert len(pool.generate(requests(3))) == 3
+
+
+def test_more_replicas_than_there_is_room_for_are_refused(ray: Any, folder: Path) -> None:
+    with pytest.raises(ModelError, match="asks for more replicas than the Ray cluster has CPUs"):
+        RayGenerator(f"ray:{folder}@999")
+
+
+def test_killing_replicas_at_random_moments_loses_nothing_and_counts_nothing_twice(
+    ray: Any, pool: RayGenerator, folder: Path
+) -> None:
+    alone, draw, killed = load_model(str(folder), dtype="float32"), random.Random(0), 0
+    asked = requests(40, tokens=48)
+    expected = alone.generate(asked)
+    began = time.monotonic()
+    assert pool.generate(asked) == expected
+    seconds = time.monotonic() - began
+    while killed < KILLS:
+        heard, finished, rounds = Counter[int](), threading.Event(), list[int]()
+
+        def kill(finished: threading.Event = finished, rounds: list[int] = rounds) -> None:
+            while not finished.wait(draw.uniform(0, seconds)):
+                if victims := pids(ray):
+                    os.kill(draw.choice(victims), signal.SIGKILL)
+                    rounds.append(1)
+                if len(rounds) == 5:
+                    return
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        completions = pool.generate(asked, lambda place, _, heard=heard: heard.update([place]))
+        finished.set()
+        killer.join()
+        killed += len(rounds)
+        assert completions == expected
+        assert heard == Counter(range(len(asked)))
+
+
+def test_a_run_on_replicas_is_that_of_one_process_although_one_is_killed(
+    ray: Any, folder: Path, tmp_path: Path, parts: Any
+) -> None:
+    """Through the trainer: every attempt once, the same bytes."""
+    from scripted import Rewriter, small
+
+    from ppo_codet5.core import Parts, PPOCodeT5Trainer
+
+    contents = []
+    for name, kill in ((str(folder), False), (f"ray:{folder}@2", True)):
+        mine = Parts(load_generator(name), Rewriter(), parts.lexicon, parts.embedder, parts.sandbox)
+
+        def report(line: str, kill: bool = kill) -> None:
+            if kill and "update   1/" in line:
+                os.kill(random.choice(pids(ray)), signal.SIGKILL)
+
+        output = tmp_path / f"run{kill}"
+        PPOCodeT5Trainer(small(code_model="the same"), parts=mine).train(output, report=report)
+        contents.append([(output / f"{log}.jsonl").read_bytes() for log in ("attempts", "metrics")])
+    assert contents[0] == contents[1]
+
+
+def grid(tmp_path: Path, *arguments: str, rc: int = 0) -> subprocess.CompletedProcess:
+    save_t5(tmp_path / "coder")
+    save_llama(tmp_path / "rewriter", context=4096)
+    line = [sys.executable, "-m", "ppo_codet5.cli", "reproduce", "--profile", "smoke", "-p", "code_model=coder"]
+    line += ["-p", "rewriter_model=rewriter", "-p", "prompt_form=completion", "--notebooks", "03", "04", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env.pop("RAY_ADDRESS", None)
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == rc, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+FEW = ("-p", "strategies=direct, random")
+
+
+@pytest.mark.parametrize("where", [("--jobs", "2"), ("--ray", "local")])
+def test_the_grid_runs_as_independent_tasks(where: tuple[str, str], tmp_path: Path) -> None:
+    """A cell that fails does not stop the others, and is named with its log."""
+    broken = tmp_path / "runs/smoke/seed1/03_baselines/random_coder_completion_seed1"
+    broken.mkdir(parents=True)
+    (broken / "notes").touch()  # not a run's folder
+    done = grid(tmp_path, *FEW, "--seeds", "0", "1", *where, rc=1)
+    folder = tmp_path / "runs" / "smoke"
+    found = {path.parent.name for path in folder.rglob("summary.json")}
+    assert found == {"direct_coder_completion_seed0", "random_coder_completion_seed0", "direct_coder_completion_seed1"}
+    failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert any("seed 1 random" in line and "holds notes and no config.json" in line for line in failures)
+    log = folder / "seed1" / "cells" / "03_baselines_random.log"
+    assert str(log.relative_to(tmp_path)) in failures[0] and "is not a run's" in log.read_text()
+    assert (folder / "04_results" / "results_table.md").exists()
+    (broken / "notes").unlink()
+    grid(tmp_path, *FEW, "--seeds", "0", "1", *where)
+    assert len(list(folder.rglob("summary.json"))) == 4
+
+
+def test_one_cell_of_the_grid(tmp_path: Path) -> None:
+    """What a task of a Slurm array runs, twice as after a requeue."""
+    listed = grid(tmp_path, *FEW, "--dry-run").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["0", "1", "2", "3"]
+    assert [line.split("stage ")[1][0] for line in listed] == ["0", "0", "1", "2"]
+    for _ in range(2):
+        grid(tmp_path, *FEW, "--cell", "1")
+        (summary,) = (tmp_path / "runs").rglob("summary.json")
+        assert json.loads(summary.read_text())["strategy"] == "random"
+    assert "there are 4 tasks, 0 to 3" in grid(tmp_path, *FEW, "--cell", "4", rc=1).stderr

@@ -1,0 +1,315 @@
+"""Models behind an OpenAI-compatible server: a real one, ``transformers serve`` with SmolLM2, and a line that fails."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ppo_codet5.helpers.gencache import CachedGenerator
+from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator
+from ppo_codet5.helpers.runs import RunError, read_rows
+from ppo_codet5.helpers.server import ServerGenerator, parse
+from scripted import Rewriter, small
+
+from ppo_codet5.core import Parts, PPOCodeT5Trainer
+
+pytestmark = pytest.mark.slow
+SECRET = "sk-0123456789-of-nobody"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Served:
+    """``transformers serve`` in a process that can be killed and started again on the same port."""
+
+    def __init__(self, model: Path) -> None:
+        self.model, self.port = model, free_port()
+        self.start()
+
+    def start(self, wait: bool = True) -> None:
+        line = [Path(sys.executable).with_name("transformers"), "serve", self.model, "--port", str(self.port)]
+        line += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1"]
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([str(part) for part in line], env=env, **quiet)
+        if wait:
+            end = time.monotonic() + 120
+            while not self.up() and time.monotonic() < end:
+                assert self.process.poll() is None
+                time.sleep(0.2)
+
+    def up(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(smollm2_dir: Path) -> Iterator[Served]:
+    served = Served(smollm2_dir)
+    yield served
+    served.kill()
+
+
+class Line(http.server.ThreadingHTTPServer):
+    """Passes requests on to the server, or does with one what ``faults`` says next."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: int) -> None:
+        super().__init__(("127.0.0.1", 0), Call)
+        self.upstream, self.faults, self.heard = upstream, deque[str](), list[dict[str, Any]]()
+        self.passed, self.keys = Counter[tuple[Any, Any]](), set[str]()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that went away are part of the test."""
+
+
+class Call(http.server.BaseHTTPRequestHandler):
+    server: Line
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(body)
+        self.server.heard.append({"path": self.path, **asked})
+        self.server.keys.add(self.headers.get("Authorization", ""))
+        fault = self.server.faults.popleft() if self.server.faults else ""
+        if fault == "drop":
+            self.close_connection = True
+            return self.connection.close()
+        if fault == "slow":
+            time.sleep(3)
+        if fault.isdecimal():
+            headers = {"Retry-After": "1"} if fault == "429" else {}
+            return self.answer(int(fault), b'{"error": {"message": "as the test wants it"}}', **headers)
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=120)
+        try:
+            upstream.request("POST", self.path, body, {"Content-Type": "application/json"})
+            reply = upstream.getresponse()
+            data = reply.read()
+        except OSError:
+            return self.answer(502, b"{}")
+        self.server.passed[str(asked.get("prompt") or asked.get("messages")), asked.get("seed")] += reply.status == 200
+        if fault == "cut":  # the length is that of the whole reply
+            self.answer(reply.status, data, send=len(data) // 2)
+            self.close_connection = True
+        elif fault == "half":  # a reply that ends early and says so
+            self.answer(reply.status, data[: len(data) // 2])
+        else:
+            self.answer(reply.status, data)
+
+    def answer(self, status: int, data: bytes, send: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data[:send])
+
+
+@pytest.fixture
+def line(served: Served) -> Iterator[Line]:
+    line = Line(served.port)
+    yield line
+    line.shutdown()
+    line.server_close()
+
+
+@pytest.fixture
+def generator(served: Served, line: Line) -> ServerGenerator:
+    return ServerGenerator(f"openai:{served.model}@{line.url}", concurrency=2, patience=60, read_seconds=60)
+
+
+def request(number: int, **changes: Any) -> Request:
+    prompt = f'"""\nWrite a Python function to add {number} to a number.\n"""\n'
+    given = {"prefix": "def add(", "max_new_tokens": 12, "temperature": 0.0, "stop": "function", **changes}
+    return Request(prompt, seed=number, **given)
+
+
+def test_the_name_is_read_and_a_wrong_one_refused() -> None:
+    assert parse("openai:owner/name@http://host:8000/v1/") == ("owner/name", "http://host:8000/v1")
+    assert parse("openai:a@b@https://host/v1") == ("a@b", "https://host/v1")
+    for name in ("openai:name", "openai:@http://host/v1", "openai:name@host:8000/v1"):
+        with pytest.raises(ModelError, match="must have the form openai:NAME@http"):
+            check_model(name)
+    with pytest.raises(RunError, match=r"generation_cache = None .*: a server cannot repeat its replies"):
+        PPOCodeT5Trainer(small(code_model="openai:x@http://127.0.0.1:1/v1"))
+
+
+def test_a_server_writes_what_the_model_in_this_process_writes(
+    generator: ServerGenerator, served: Served, line: Line
+) -> None:
+    """Greedy, so that both must agree: plain prompts, and chats with and without a forced start."""
+    chat = (("user", "Write a Python function that returns the sum of a list."),)
+    plain = [request(n, max_new_tokens=24) for n in range(3)]
+    forced = replace(request(7, max_new_tokens=24), prompt=chat, prefix="```python\ndef total(")
+    free = replace(request(8, max_new_tokens=24), prompt=chat, prefix="", stop="none")
+    requests = [*plain, forced, free]
+    ours = load_generator(str(served.model), dtype="float32").generate(requests)
+    calls: list[int] = []
+    theirs = generator.generate(requests, lambda place, completion: calls.append(place))
+    assert [c.text for c in theirs] == [c.text for c in ours]
+    assert [c.finish_reason for c in theirs] == [c.finish_reason for c in ours]
+    assert [c.prompt_tokens for c in theirs] == [c.prompt_tokens for c in ours]
+    assert sorted(calls) == list(range(5)) and all(0 < c.completion_tokens <= 24 for c in theirs)
+    paths = {str(heard.get("prompt") or heard["messages"])[:20]: heard["path"] for heard in line.heard}
+    assert sorted(paths.values()).count("/v1/chat/completions") == 1
+    assert {heard["seed"] for heard in line.heard} == {0, 1, 2, 7, 8}
+    assert generator.stats.completion_tokens == sum(c.completion_tokens for c in theirs)
+    assert generator.stats.prompt_tokens == sum(c.prompt_tokens for c in theirs)
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "drop", "cut", "half", "slow"])
+def test_a_failing_line_changes_nothing(fault: str, served: Served, line: Line) -> None:
+    generator = ServerGenerator(f"openai:{served.model}@{line.url}", concurrency=2, patience=60, read_seconds=2.5)
+    requests = [request(n) for n in range(4)]
+    expected = generator.generate(requests)
+    line.faults.extend([fault, "", fault])
+    before, began = generator.stats.retries, time.monotonic()
+    assert generator.generate(requests) == expected
+    assert generator.stats.retries - before >= 2 and not line.faults
+    if fault == "429":
+        assert time.monotonic() - began >= 1  # Retry-After
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [("401", "set OPENAI_API_KEY"), ("404", "have /v1/completions, which forced reply starts need"), ("400", "log")],
+)
+def test_what_asking_again_will_not_change_is_refused_at_once(
+    status: str, advice: str, generator: ServerGenerator, line: Line
+) -> None:
+    line.faults.append(status)
+    with pytest.raises(ModelError, match=f"refused with HTTP {status} .*as the test wants it.*{advice}"):
+        generator.generate([request(1)])
+    assert len(line.heard) == 1
+
+
+def test_those_that_were_answered_are_kept_when_one_is_refused(
+    generator: ServerGenerator, line: Line, tmp_path: Path
+) -> None:
+    cached = CachedGenerator(generator, tmp_path)
+    line.faults.extend(["", "400"])
+    kept: dict[int, Completion] = {}
+    with pytest.raises(ModelError, match="HTTP 400"):
+        cached.generate([request(n) for n in range(4)], kept.__setitem__)
+    count = sum(line.passed.values())
+    assert len(kept) == count >= 1
+    assert len(cached.generate([request(n) for n in range(4)])) == 4
+    assert set(line.passed.values()) == {1}  # none was generated twice
+
+
+def test_a_server_that_is_down_is_waited_for_and_then_named(served: Served) -> None:
+    name, port = f"openai:{served.model}@http://127.0.0.1:", free_port()
+    impatient = ServerGenerator(f"{name}{port}/v1", patience=2)
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=rf"127.0.0.1:{port}/v1 did not answer for 2 s .*start the server") as refused:
+        impatient.generate([request(1), request(2)])
+    assert time.monotonic() - began < 15 and SECRET not in str(refused.value)
+    patient, late = ServerGenerator(f"{name}{port}/v1", patience=60), list[Line]()
+
+    def start() -> None:
+        line = Line.__new__(Line)
+        http.server.ThreadingHTTPServer.__init__(line, ("127.0.0.1", port), Call)
+        line.upstream, line.faults, line.heard, line.passed, line.keys = served.port, deque(), [], Counter(), set()
+        late.append(line)
+        threading.Thread(target=line.serve_forever, daemon=True).start()
+
+    timer = threading.Timer(2, start)
+    timer.start()
+    assert patient.generate([request(1)])[0].text.startswith("def add(")
+    assert patient.stats.retries > 0
+    late[0].shutdown()
+    late[0].server_close()
+
+
+def test_a_run_goes_on_through_a_dying_server_and_a_kill_of_its_own(
+    served: Served, line: Line, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every attempt is there once, and no request was generated twice but for those that a kill took with it."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    name = f"openai:{served.model}@{line.url}"
+    config = small(
+        code_model=name, generation_cache=str(tmp_path / "cache"), max_new_tokens=8, batch_size=2, max_steps=2
+    )
+
+    def trainer(report: Callable[[str], None]) -> dict[str, Any]:
+        code = CachedGenerator(load_generator(name, batch_size=2), tmp_path / "cache")
+        mine = Parts(code, Rewriter(), parts.lexicon, parts.embedder, parts.sandbox)
+        return PPOCodeT5Trainer(config, parts=mine).train(tmp_path / "run", report=report)
+
+    def fall(line_of_text: str) -> None:
+        if "update   1/2" in line_of_text:
+            served.kill()
+            threading.Timer(1.0, served.start, kwargs={"wait": False}).start()
+
+    summary = trainer(fall)
+    rows = read_rows(tmp_path / "run" / "attempts.jsonl")
+    seen = Counter((r["phase"], r["strategy"], r["task_id"], r["visit"], r["attempt"]) for r in rows)
+    assert set(seen.values()) == {1} and summary["scores"]["ppo"]["n"] == 4
+    assert max(line.passed.values()) == 1
+    assert all(row["prompt_tokens"] > 0 and row["completion_tokens"] > 0 for row in rows)
+    assert line.keys == {f"Bearer {SECRET}"}
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_the_command_trains_against_a_server_and_never_shows_the_key(
+    served: Served, line: Line, tmp_path: Path
+) -> None:
+    name = f"openai:{served.model}@{line.url}"
+    sets = {"model.codet5_model": name, "model.rewriter_model": name, "model.max_length": 8, "model.rewrite_tokens": 12}
+    sets |= {
+        "model.reflection_tokens": 8,
+        "training.max_episodes": 4,
+        "log_level": "DEBUG",
+        "environment.eval_samples": 2,
+    }
+    line_ = [sys.executable, "-m", "ppo_codet5.cli", "train", "--config", "config.json", "--output-dir", "run"]
+    line_ += [f"--set={setting}={value}" for setting, value in sets.items()]
+    root = str(Path(__file__).resolve().parent.parent)
+    env = {**os.environ, "PYTHONPATH": root, "OPENAI_API_KEY": SECRET, "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [*line_[:3], "config", "--output", "config.json", "--profile", "smoke"], cwd=tmp_path, env=env, check=True
+    )
+    line.faults.extend(["500", "429"])
+    done = subprocess.run(line_, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"HTTP (500|429), trying again", done.stdout) and SECRET not in done.stdout + done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["code"]["revision"] == f"served as {served.model}" and config["code"]["dtype"] == "server"
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
