@@ -35,7 +35,7 @@ test-slow: assets $(BIN)/.requirements-dev
 
 lint: $(BIN)/.requirements-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check helpers tests tools benchmarks ppo_codet5/__init__.py ppo_codet5/reproduce.py
+	$(BIN)/ruff format --check --exclude ppo_codet5/core.py --exclude docs .
 	$(BIN)/mypy
 	$(BIN)/python tools/sync_notebooks.py --check
 	$(BIN)/python tools/update_readme.py --check

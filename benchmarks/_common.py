@@ -20,7 +20,8 @@ def laptop(**changes):
     from ppo_codet5.core import Parameters
 
     profile = yaml.safe_load((ROOT / "profiles" / "laptop.yaml").read_text(encoding="utf-8"))
-    return validate(Parameters(**{**profile, "generation_cache": None, "device": "cpu", **changes}))
+    known = {name: value for name, value in profile.items() if name in Parameters.__annotations__}
+    return validate(Parameters(**{**known, "generation_cache": None, "device": "cpu", **changes}))
 
 
 def warm(parts):

@@ -49,7 +49,7 @@ class Served:
     def start(self, wait: bool = True) -> None:
         line = [Path(sys.executable).with_name("transformers"), "serve", self.model, "--port", str(self.port)]
         line += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1"]
-        env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen([str(part) for part in line], env=env, **quiet)
         if wait:

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, in a checkout that is not installed
 
 import numpy as np  # noqa: E402
-
-from ppo_codet5.config import Config  # noqa: E402
 from ppo_codet5.helpers import results as runs  # noqa: E402
 from ppo_codet5.helpers import statistics, tables  # noqa: E402
+
+from ppo_codet5.config import Config  # noqa: E402
 
 MARKS = ("<!-- {}: written by tools/update_readme.py -->\n", "\n<!-- end of {} -->")
 DRAWS = {"seed": 0, "resamples": 10000}
@@ -87,19 +87,54 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def cluster() -> str:
+    """Hours of the table, and attempts per second by replicas, as benchmarks/cluster.py found them."""
+    record = json.loads((ROOT / "results" / "speed" / "cluster.json").read_text(encoding="utf-8"))
+    about, hours, curves = record["about"], record["hours"], record["curves"]
+    seconds = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in about["seconds"].items())
+    lines = [
+        f"Measured: {about['attempts']} attempts of {about['mean_tokens'][1]:.1f} tokens of code and "
+        f"{about['mean_tokens'][3]:.1f} of rewriting; {seconds} (per program, text and update, {about['machine']['cpu_model']}). "
+        f"Assumed: {about['reached']:.0%} of an A100's bandwidth and matrix rate, 2 dollars an hour.",
+        "",
+        f"The whole published table, both code models, 3 seeds: {hours['longest']['tasks']} tasks, the longest "
+        f"({hours['longest']['task']}) {60 * hours['longest']['hours']:.0f} minutes.",
+        "",
+        "| A100s | hours | GPU hours of work | dollars |",
+        "|---|---|---|---|",
+        *(f"| {r['gpus']} | {r['hours']:.1f} | {r['gpu_hours']:.1f} | {r['dollars']:.0f} |" for r in hours["table"]),
+        "",
+        f"Attempts per second of one run with {about['code']}, and the share of the time that its learner is busy:",
+        "",
+        "| replicas | " + " | ".join(curves) + " |",
+        "|---|" + "---|" * len(curves),
+    ]
+    for rows in zip(*curves.values(), strict=True):
+        cells = " | ".join(f"{row['attempts_per_second']:.0f}, learner {row['busy']['learner']:.0%}" for row in rows)
+        lines.append(f"| {rows[0]['replicas']} | {cells} |")
+    return "\n".join(lines)
+
+
+BLOCKS = {
+    "README.md": {"results": results, "speed": speed, "settings": Config().table},
+    "docs/scaling.md": {"cluster": cluster},
+}
+
+
 def main() -> int:
-    readme = ROOT / "README.md"
-    text = new = readme.read_text(encoding="utf-8")
-    for name, block in (("results", results), ("speed", speed), ("settings", Config().table)):
-        begin, end = (mark.format(name) for mark in MARKS)
-        before, rest = new.split(begin)
-        new = f"{before}{begin}{block()}{end}{rest.split(end)[1]}"
-    if "--check" in sys.argv:
-        if new != text:
-            print("README.md: its tables are out of date; run python tools/update_readme.py")
-        return int(new != text)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+    stale = False
+    for name, blocks in BLOCKS.items():
+        text = new = (ROOT / name).read_text(encoding="utf-8")
+        for block, write in blocks.items():
+            begin, end = (mark.format(block) for mark in MARKS)
+            before, rest = new.split(begin)
+            new = f"{before}{begin}{write()}{end}{rest.split(end)[1]}"
+        if "--check" not in sys.argv:
+            (ROOT / name).write_text(new, encoding="utf-8")
+        elif new != text:
+            print(f"{name}: its tables are out of date; run python tools/update_readme.py")
+            stale = True
+    return int(stale)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,272 @@
+"""What 1 to 128 GPUs would give: hours for the published table, and where adding replicas stops helping.
+
+    python benchmarks/cluster.py --output results/speed/cluster.json --figure results/speed/cluster.png    # 2 minutes
+
+Nothing here ran on a cluster. The inputs are measured: tokens of every attempt and rewrite from committed runs (by
+default ``results/laptop``), scaled to the mean length of MBPP's reference solutions; seconds of the sandbox, the
+embeddings and a PPO update in this process. The seconds of a decode step are bytes over bandwidth, for the published
+models on an A100 of 80 GB, divided by ``--reached``, the share of the bandwidth that decoding reaches: an assumption
+until ``results/gpu`` has a measured one. The simulation (SimPy) plays what helpers/cluster.py does: every vector step
+splits its rewrites, then its generations, into chunks for the replicas, while finished programs go to the sandbox; then
+the learner embeds and chooses. ``--calculation`` prints the hours alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import _common
+import numpy as np
+import simpy
+import torch
+from ppo_codet5.helpers import results
+from ppo_codet5.helpers.problems import load_problems
+from ppo_codet5.helpers.sandbox import Program, Sandbox
+
+from ppo_codet5.core import PPOAgent
+
+ROOT = Path(__file__).resolve().parent.parent
+# Mean tokens (SmolLM2's tokenizer) of the 974 reference solutions of MBPP, at most 256 each; of text with its asserts.
+MBPP_CODE_TOKENS, MBPP_PROMPT_TOKENS = 66.3, 115.5
+A100_BYTES, A100_FLOPS = 2.039e12, 312e12  # a second; NVIDIA's data sheet of the 80 GB SXM module, bfloat16
+# Parameters, bytes in the cache of keys and values for a token; profiles/codellama_a100.yaml shows the second.
+MODELS = {"CodeT5+ 770M": (0.74e9, 196_608), "CodeLlama 7B": (6.74e9, 524_288), "Llama-3.2-3B": (3.21e9, 114_688)}
+REWRITER = "Llama-3.2-3B"
+PROBLEMS, BUDGET, EPISODES, SEEDS = 500, 10, 1000, 3  # the published setting: MBPP test, steps, training episodes
+SOLVED = {"CodeT5+ 770M": 0.1284, "CodeLlama 7B": 0.4191}  # of one attempt: the published direct rows
+ROWS = 64  # in flight on a replica
+REPLICAS = (1, 2, 4, 8, 16, 32, 64, 80, 128)
+DOLLARS = 2.0  # for an hour of an A100, an assumption
+
+
+def step_seconds(model, rows, context, reached):
+    """One decode step of ``rows`` sequences: weights and caches are read once."""
+    parameters, cache = MODELS[model]
+    return (2 * parameters + rows * context * cache) / (A100_BYTES * reached)
+
+
+def prefill_seconds(model, tokens, reached):
+    return 2 * MODELS[model][0] * tokens / (A100_FLOPS * reached)
+
+
+def measured_attempts(folder):
+    """[(code prompt, code, rewriter prompt, rewriter tokens)] of all attempts under a folder; tokens of one attempt."""
+    runs, _ = results.collect(str(folder))
+    names = ("prompt_tokens", "completion_tokens", "rewriter_prompt_tokens", "rewriter_completion_tokens")
+    rows = [tuple(row[name] for name in names) for run in runs for row in run.attempts if row["strategy"] == "random"]
+    if not rows:
+        raise SystemExit(f"no runs of the strategy random under {folder}: give a folder of run directories")
+    return rows
+
+
+def measured_here():
+    """Seconds on this machine: of the sandbox for a program (one worker), of embedding a text, of a PPO update."""
+    problems = load_problems("starter", "train")
+    programs = [Program(p.reference, (*p.tests, *p.challenge_tests)) for p in problems]
+    with Sandbox(workers=1, cache_size=0) as sandbox:
+        sandbox.run(programs[:20])
+        began = time.perf_counter()
+        sandbox.run(programs)
+        sandbox_seconds = (time.perf_counter() - began) / len(programs)
+    from ppo_codet5.helpers.embedding import Embedder
+
+    embedder = Embedder()
+    embedder.encode(["warm up"])
+    began = time.perf_counter()
+    embedder.encode([p.text for p in problems])
+    embedding_seconds = (time.perf_counter() - began) / len(problems)
+    config, size, steps = _common.laptop(learning_rate=3e-4), 2 * embedder.dim + 17, 50 * 6
+    agent, generator = PPOAgent(config, size, 3, 0), torch.Generator().manual_seed(0)
+    batch = {"observations": torch.randn(steps, size), "actions": torch.randint(3, (steps,))}
+    batch |= {"log_probs": torch.full((steps,), -1.0), "values": torch.zeros(steps), "advantages": torch.randn(steps)}
+    batch |= {"returns": torch.randn(steps), "rewards": torch.zeros(steps), "terminated": torch.zeros(steps)}
+    agent.update(dict(batch), generator)
+    began = time.perf_counter()
+    agent.update(dict(batch), generator)
+    return {"sandbox": sandbox_seconds, "embedding": embedding_seconds, "ppo": time.perf_counter() - began}
+
+
+class Cluster:
+    """Replicas, sandbox workers and the learner of one run, in simulated time."""
+
+    def __init__(self, replicas, code, here, attempts, reached, workers, seed=0):
+        self.env, self.draw = simpy.Environment(), random.Random(seed)
+        self.replicas, self.count = simpy.Resource(self.env, replicas), replicas
+        self.workers, self.code, self.here, self.attempts = simpy.Resource(self.env, workers), code, here, attempts
+        self.reached, self.scale = reached, MBPP_CODE_TOKENS / np.mean([a[1] for a in attempts])
+        self.busy = {"replicas": 0.0, "sandbox": 0.0, "learner": 0.0}
+
+    def hold(self, resource, seconds, name):
+        with resource.request() as turn:
+            yield turn
+            self.busy[name] += seconds
+            yield self.env.timeout(seconds)
+
+    def chunk(self, model, work, judge):
+        """One chunk on one replica: as long as its longest reply; then its programs go to the sandbox."""
+        prompts, tokens = zip(*work, strict=True)
+        context = np.mean(prompts) + np.mean(tokens) / 2
+        seconds = prefill_seconds(model, sum(prompts), self.reached)
+        seconds += max(tokens) * step_seconds(model, len(work), context, self.reached)
+        yield from self.hold(self.replicas, seconds, "replicas")
+        if judge:
+            yield self.env.all_of([self.env.process(self.judge()) for _ in work])
+
+    def judge(self):
+        yield from self.hold(self.workers, self.here["sandbox"], "sandbox")
+
+    def spread(self, model, work, judge=False):
+        """Chunks of like length over all replicas, as RayGenerator cuts them."""
+        work = sorted(work)
+        size = max(1, min(ROWS, -(-len(work) // self.count)))
+        chunks = [work[start : start + size] for start in range(0, len(work), size)]
+        return self.env.all_of([self.env.process(self.chunk(model, chunk, judge)) for chunk in chunks])
+
+    def learner(self, seconds):
+        self.busy["learner"] += seconds
+        return self.env.timeout(seconds)
+
+    def run(self, episodes, in_flight, per_update=0):
+        """Play ``episodes``; ``per_update`` of them make a PPO update, 0 for evaluation. Attempts in all."""
+        waiting, active, attempts, ended = episodes, [], 0, 0
+        while waiting or active:
+            while waiting and len(active) < in_flight:
+                active.append(0)
+                waiting -= 1
+            drawn = [self.draw.choice(self.attempts) for _ in active]
+            scale = self.scale
+            rewrites = [(p, r * scale) for _, _, p, r in drawn if r]
+            if rewrites:
+                yield self.spread(REWRITER, rewrites)
+            yield self.spread(self.code, [(MBPP_PROMPT_TOKENS, c * scale) for _, c, _, _ in drawn], judge=True)
+            yield self.learner(2 * len(active) * self.here["embedding"])
+            attempts += len(active)
+            going = [n + 1 for n in active if self.draw.random() > SOLVED[self.code] and n + 1 < BUDGET]
+            if per_update:
+                updates = (ended + len(active) - len(going)) // per_update - ended // per_update
+                yield self.learner(updates * self.here["ppo"])
+            ended += len(active) - len(going)
+            active = going
+        return attempts
+
+
+def simulate(replicas, code, here, attempts, options, episodes, in_flight, per_update=0):
+    """Attempts per second, and the share of the time that each part was busy."""
+    cluster = Cluster(replicas, code, here, attempts, options.reached, options.workers)
+    made = cluster.env.run(cluster.env.process(cluster.run(episodes, in_flight, per_update)))
+    seconds = cluster.env.now
+    room = {"replicas": replicas, "sandbox": options.workers, "learner": 1}
+    busy = {name: cluster.busy[name] / seconds / count for name, count in room.items()}
+    return {"replicas": replicas, "attempts_per_second": made / seconds, "seconds": seconds, "busy": busy}
+
+
+def grid(code):
+    """[(task, episodes)] of the table for one code model and one seed, and what training and tuning cost."""
+    tasks = [(name, PROBLEMS, 1) for name in ("direct", "mutation", "rewriting")]
+    tasks += [(name, PROBLEMS, BUDGET) for name in ("random", "epic", "reflexion", "resampling")]
+    tasks += [(name, PROBLEMS + EPISODES, BUDGET) for name in ("ppo", "bandit", "schedule", "fixed_action")]
+    reached = sum((1 - SOLVED[code]) ** step for step in range(BUDGET))  # attempts of an episode
+    return [(name, episodes * (1 if budget == 1 else reached)) for name, episodes, budget in tasks]
+
+
+def hours(here, attempts, options):
+    """Hours of the whole table by number of GPUs: independent tasks, the longest first, one GPU each."""
+    durations = []
+    for code in SOLVED:
+        one = simulate(1, code, here, attempts, options, PROBLEMS, ROWS)
+        for name, count in grid(code):
+            durations += [(count / one["attempts_per_second"] / 3600, code, name)] * SEEDS
+    durations.sort(reverse=True)
+    table = []
+    for gpus in (1, 8, 80):
+        ends = [0.0] * gpus
+        for duration, *_ in durations:
+            ends[ends.index(min(ends))] += duration
+        total = sum(duration for duration, *_ in durations)
+        table.append({"gpus": gpus, "hours": max(ends), "gpu_hours": total, "dollars": gpus * max(ends) * DOLLARS})
+    longest = {"task": " ".join(durations[0][1:]), "hours": durations[0][0], "tasks": len(durations)}
+    return {"table": table, "longest": longest}
+
+
+def draw_figure(curves, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from ppo_codet5.helpers.figures import COLOURS
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for (name, rows), colour, marker in zip(curves.items(), COLOURS, "osD^", strict=False):
+        x = [row["replicas"] for row in rows]
+        first = rows[0]["attempts_per_second"]
+        share = [100 * row["attempts_per_second"] / first / row["replicas"] for row in rows]
+        axes[0].plot(x, [row["attempts_per_second"] for row in rows], marker=marker, color=colour, label=name)
+        axes[1].plot(x, share, marker=marker, color=colour, label=name)
+    for axis in axes:
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(REPLICAS, [str(n) if n != 80 else "" for n in REPLICAS])
+        axis.minorticks_off()
+        axis.set_xlabel("replicas (A100, simulated)")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].set(ylabel="attempts per second", yscale="log")
+    axes[1].set(ylabel="efficiency (% of the first replica's share)", ylim=(0, 105))
+    axes[1].legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attempts", default=str(ROOT / "results" / "laptop"), help="folder of run directories")
+    parser.add_argument("--reached", type=float, default=0.5, help="share of bandwidth and matrix rate (assumed)")
+    parser.add_argument("--workers", type=int, default=16, help="sandbox workers beside the learner")
+    parser.add_argument("--code", default="CodeLlama 7B", choices=list(SOLVED))
+    parser.add_argument("--calculation", action="store_true", help="print the hours of the table only")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    here, attempts = measured_here(), measured_attempts(options.attempts)
+    tokens = np.mean(attempts, axis=0)
+    print("measured here:", ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in here.items()))
+    print(f"measured attempts: {len(attempts)}, {tokens[1]:.1f} tokens of code and {tokens[3]:.1f} of rewriting each")
+    expected = hours(here, attempts, options)
+    print(f"\nthe published table, {SEEDS} seeds: {expected['longest']['tasks']} tasks of one GPU each, the longest ")
+    print(f"({expected['longest']['task']}) {expected['longest']['hours']:.1f} h")
+    for row in expected["table"]:
+        print(
+            f"{row['gpus']:4d} A100: {row['hours']:7.1f} h, {row['gpu_hours']:.0f} GPU hours of work, {row['dollars']:.0f} dollars"
+        )
+    if options.calculation:
+        return
+    few = {"sandbox": here["sandbox"], "embedding": 0.0, "ppo": here["ppo"]}
+    cases = {
+        "one training run (50 episodes an update, 2 ahead)": (here, EPISODES, 150, 50),
+        "evaluation of 500 problems": (here, PROBLEMS, PROBLEMS, 0),
+        "a long queue, 64 episodes a replica": (here, None, None, 0),
+        "the same, embeddings for nothing": (few, None, None, 0),
+    }
+    curves = {}
+    for name, (costs, episodes, in_flight, per_update) in cases.items():
+        curves[name] = [
+            simulate(n, options.code, costs, attempts, options, episodes or 512 * n, in_flight or ROWS * n, per_update)
+            for n in REPLICAS
+        ]
+        print(f"\n{name}, {options.code}\n replicas  attempts/s  efficiency   busy: replicas  sandbox  learner")
+        for row in curves[name]:
+            share = row["attempts_per_second"] / curves[name][0]["attempts_per_second"] / row["replicas"]
+            busy = "  ".join(f"{row['busy'][part]:7.0%}" for part in ("replicas", "sandbox", "learner"))
+            print(f"{row['replicas']:9d} {row['attempts_per_second']:11.2f} {share:11.0%}          {busy}")
+    if options.output:
+        about = {"code": options.code, "reached": options.reached, "workers": options.workers, "seconds": here}
+        about |= {"attempts": len(attempts), "mean_tokens": tokens.tolist(), "machine": _common.machine()}
+        options.output.write_text(json.dumps({"about": about, "hours": expected, "curves": curves}, indent=1) + "\n")
+    if options.figure:
+        draw_figure(curves, options.figure)
+
+
+if __name__ == "__main__":
+    main()
