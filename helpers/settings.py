@@ -13,6 +13,38 @@ from .runs import RunError, logger
 NOT_IN_IDENTITY = (  # whatever their values, a run's content is the same
     *("run_dir", "generation_cache", "cache_mb", "synthetic_updates", "log_level", "save_frequency", "tensorboard"),
 )
+# Parameters that some of notebooks 01 to 03 have: a profile serves all, so the others pass over them.
+OF_SOME_NOTEBOOKS = set(
+    [
+        "strategies",
+        "selection_limit",
+        "schedule_beam",
+        "bandit_ridge",
+        "bandit_scale",
+        "epic_elitism",
+        "epic_mutants",
+        "epic_population",
+        "epic_variant",
+        "reflexion_memory",
+        "reflexion_variant",
+        "clip_epsilon",
+        "entropy_coef",
+        "eval_episodes",
+        "eval_frequency",
+        "gae_lambda",
+        "gamma",
+        "hidden_size",
+        "learning_rate",
+        "max_grad_norm",
+        "minibatches",
+        "save_frequency",
+        "synthetic_updates",
+        "tensorboard",
+        "update_epochs",
+        "updates_ahead",
+        "value_coef",
+    ]
+)
 _MORE_THAN_0 = (
     "max_new_tokens rewrite_tokens reflection_tokens max_steps num_envs max_episodes episodes_per_update update_epochs "
     "minibatches batch_size hidden_size synthetic_updates cache_mb timeout_seconds learning_rate max_grad_norm "
@@ -115,7 +147,9 @@ def read_parameters(namespace: Mapping[str, Any]) -> types.SimpleNamespace:
             assigned = [
                 target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets
             ]
-            check_parameters({t.id: namespace[t.id] for t in assigned if isinstance(t, ast.Name)}, annotations)
+            names = [t.id for t in assigned if isinstance(t, ast.Name)]
+            ours = [name for name in names if name in annotations or name not in OF_SOME_NOTEBOOKS]
+            check_parameters({name: namespace[name] for name in ours}, annotations)
     values = {name: namespace[name] for name in annotations}
     check_parameters(values, annotations)
     numbers = {name: float(value) for name, value in values.items() if annotations[name] in (float, "float")}

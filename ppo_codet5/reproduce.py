@@ -11,6 +11,7 @@ what they left. Exit codes: 0 done, 1 failed, 2 wrong arguments.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import queue
@@ -167,15 +168,23 @@ def strategies_of(values: dict[str, Any]) -> list[str]:
     return list(STRATEGIES) if names == "all" else [name.strip() for name in names.split(",")]
 
 
+@functools.cache
+def check_model(name: str) -> None:
+    """Raise ModelError if a model cannot be had; asked once, however many tasks use it."""
+    from ppo_codet5.helpers import models
+
+    models.check_model(name)
+
+
 def check_inputs(values: dict[str, Any]) -> None:
     """Load the problems, look for the models and at the run directories: what is wrong is found before anything is
     written. Downloads no weights."""
-    from ppo_codet5.helpers import models, problems, settings
+    from ppo_codet5.helpers import problems, settings
 
     for split, limit in (("train", values["train_limit"]), (values["eval_split"], values["eval_limit"])):
         problems.load_problems(values["problems"], split, limit, values["seed"])
     for name in sorted({values["code_model"], values["rewriter_model"]}):
-        models.check_model(name)
+        check_model(name)
     decisive = {name: value for name, value in values.items() if name not in settings.NOT_IN_IDENTITY}
     # Notebook 03 keeps the runs of several models and seeds side by side.
     beside = ("code_model", "prompt_form", "seed") if "strategies" in values else ()
@@ -264,9 +273,12 @@ def _with_processes(jobs: int) -> Callable[[Sequence[Task]], Iterator[tuple[Task
             gpus.put(gpu)
 
     def start(group: Sequence[Task]) -> Iterator[tuple[Task, str]]:
-        with ThreadPoolExecutor(jobs) as pool:
+        pool = ThreadPoolExecutor(jobs)
+        try:
             for future in as_completed([pool.submit(one, task) for task in group]):
                 yield future.result()
+        finally:  # after Ctrl-C those that have not started must not
+            pool.shutdown(cancel_futures=True)
 
     return start
 

@@ -13,9 +13,10 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 from papermill.translators import PythonTranslator
 from ppo_codet5.helpers.runs import RunError
-from ppo_codet5.helpers.settings import RULES, check_parameters, read_parameters, validate
+from ppo_codet5.helpers.settings import OF_SOME_NOTEBOOKS, RULES, check_parameters, read_parameters, validate
 
 from ppo_codet5.core import Parameters
+from ppo_codet5.reproduce import chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [path for path in sorted(ROOT.glob("0[123]_*.ipynb"))]
@@ -41,7 +42,7 @@ def namespace(injected: dict | None = None, comment: str = "Parameters", cell: s
 
 def test_defaults_are_valid_and_equal_the_package_s():
     config = read_parameters(namespace())
-    assert vars(config) == vars(Parameters())
+    assert {**vars(config), "prompt_form": "completion"} == vars(Parameters())
     assert validate(Parameters()) == Parameters()
 
 
@@ -55,15 +56,12 @@ def test_every_notebook_s_defaults_are_valid_and_every_parameter_has_a_help(note
 
 
 @pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_profile_is_valid_for_some_notebook(profile):
-    values, errors = yaml.safe_load(profile.read_text(encoding="utf-8")), []
-    for notebook in NOTEBOOKS:
-        try:
-            read_parameters(namespace(values, cell=parameters_cell(notebook)))
-            return
-        except RunError as error:
-            errors.append(f"{notebook.name}: {error}")
-    pytest.fail("\n".join(errors))
+def test_a_profile_is_valid_for_all_its_notebooks(profile):
+    values = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    names = [name for name in chosen(profile.stem, None) if name[:2] != "04"]
+    assert len(names) >= 2
+    for name in names:
+        assert read_parameters(namespace(values, cell=parameters_cell(ROOT / name))).problems == values["problems"]
 
 
 def test_injected_values_count_and_numbers_become_floats_where_floats_are_meant():
@@ -132,6 +130,19 @@ def test_a_config_object_is_checked_in_the_same_way():
     part = types.SimpleNamespace(seed=1, max_steps=4)  # a notebook without PPO has fewer parameters
     assert validate(part) is part
     check_parameters({"a": 1, "b": None}, {"a": int, "b": "Optional[int]"})
+
+
+def test_a_profile_for_all_notebooks_may_be_given_to_each():
+    cells = [set(ast_names(parameters_cell(path))) for path in NOTEBOOKS if path.name[:2] in ("01", "02", "03")]
+    assert set.union(*cells) - set.intersection(*cells) - {"prompt_form"} == OF_SOME_NOTEBOOKS
+    space = namespace({"selection_limit": 8, "max_steps": 2})
+    assert read_parameters(space).max_steps == 2 and not hasattr(read_parameters(space), "selection_limit")
+    with pytest.raises(RunError, match="unknown parameter 'prompt_form'"):  # it would be another experiment
+        read_parameters(namespace({"prompt_form": "chat"}))
+
+
+def ast_names(cell: str) -> list[str]:
+    return [line.split(":")[0] for line in cell.splitlines() if not line.startswith("#")]
 
 
 def test_every_rule_is_about_a_parameter_that_exists():

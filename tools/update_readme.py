@@ -87,6 +87,30 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+WHAT = {  # what each command does, for the table of minutes
+    "make demo": "laptop profile, all four notebooks, both forms of prompt",
+    "make demo-quick": "smoke profile: every cell, no result",
+    "make test": "all fast tests",
+    "make test-slow": "CartPole, whole-run repeats, a real server, Ray, the wheel in a fresh environment",
+}
+
+
+def minutes() -> str:
+    """How long the commands took where they were last timed."""
+    record = json.loads((ROOT / "results" / "minutes.json").read_text(encoding="utf-8"))
+    lines = [
+        f"Minutes after the install, on {record['machine']}:",
+        "",
+        "| command | what | minutes |",
+        "|---|---|---|",
+    ]
+    for name, words in WHAT.items():
+        taken = record["commands"].get(name)
+        lines.append(f"| `{name}` | {words} | {format(taken['seconds'] / 60, '.0f') if taken else 'not timed'} |")
+    lines.append("| `make demo PROFILE=codet5_a100` | published setting: one GPU of 80 GB, and the hub | not run yet |")
+    return "\n".join(lines)
+
+
 def cluster() -> str:
     """Hours of the table, and attempts per second by replicas, as benchmarks/cluster.py found them."""
     record = json.loads((ROOT / "results" / "speed" / "cluster.json").read_text(encoding="utf-8"))
@@ -116,7 +140,7 @@ def cluster() -> str:
 
 
 BLOCKS = {
-    "README.md": {"results": results, "speed": speed, "settings": Config().table},
+    "README.md": {"results": results, "minutes": minutes, "speed": speed, "settings": Config().table},
     "docs/scaling.md": {"cluster": cluster},
 }
 

@@ -1,0 +1,181 @@
+"""Every figure of the README, counted again from results/ without the code that wrote it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from tools import update_readme
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "results"
+ROWS = {
+    "Direct Generation (Action 0, 1 attempt)": "direct",
+    "Genetic Mutation (Action 1, 1 attempt)": "mutation",
+    "Semantic Rewriting (Action 2, 1 attempt)": "rewriting",
+    "Randomized Selection (published: 10 steps)": "random",
+    "EPiC": "epic",
+    "Reflexion": "reflexion",
+    "RL Agent (PPO)": "ppo",
+    "RL Agent (PPO, actions sampled)": "ppo_sampled",
+    "I.i.d. resampling": "resampling",
+    "Best fixed action": "fixed_action",
+    "Tuned fixed schedule": "schedule",
+    "Contextual bandit": "bandit",
+}
+ORACLE = "Oracle: the best attempt of the agent"
+CELL = re.compile(r"([\d.]+) \[([\d.]+), ([\d.]+)\], n = (\d+)(?: x (\d+) seeds)?†?")
+
+
+def block(name: str, text: str = README) -> str:
+    begin, end = (mark.format(name) for mark in update_readme.MARKS)
+    return text.split(begin)[1].split(end)[0]
+
+
+def table(text: str) -> tuple[list[str], list[list[str]]]:
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return lines[0], lines[2:]
+
+
+def masks() -> dict[tuple[str, str], dict[int, dict[int, list[dict[str, Any]]]]]:
+    """Attempts by (form, strategy), seed and problem."""
+    found: dict = defaultdict(lambda: defaultdict(dict))
+    for config in sorted((RESULTS / "laptop").rglob("config.json")):
+        identity = json.loads(config.read_text())["identity"]
+        form, seed = identity.get("prompt_form", "completion"), identity["seed"]
+        assert (identity["max_steps"], identity["visible_tests"], len(identity["task_ids"])) in (
+            (4, 1, 50),
+            (1, 1, 50),
+        ) or identity["own_settings"] == {"max_steps": 1}
+        rows = [json.loads(line) for line in (config.parent / "attempts.jsonl").read_text().splitlines()]
+        for strategy in {row["strategy"] for row in rows}:
+            problems = defaultdict(list)
+            for row in rows:
+                if row["strategy"] == strategy and row["phase"] == "eval":
+                    problems[row["task_id"]].append(row)
+            assert set(problems) == set(identity["task_ids"])
+            found[form, strategy][seed] = problems
+    return found
+
+
+def shares(problems: dict[int, list[dict[str, Any]]], best: bool = False) -> list[float]:
+    """Share of scored asserts of each problem's submission, or of its best attempt."""
+    result = []
+    for _, rows in sorted(problems.items()):
+        ordered = sorted(rows, key=lambda row: row["attempt"])
+        scored = [sum(row["scored_mask"]) / len(row["scored_mask"]) for row in ordered]
+        visible = [sum(row["visible_mask"]) / len(row["visible_mask"]) for row in ordered]
+        result.append(max(scored) if best else scored[visible.index(max(visible))])
+    return result
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[tuple[str, str], np.ndarray]:
+    """Shares of scored asserts passed, [seeds, problems], by (form, row of the table)."""
+    found = {}
+    for (form, strategy), seeds in masks().items():
+        (row,) = (name for name, key in ROWS.items() if key == strategy)
+        found[form, row] = np.array([shares(seeds[seed]) for seed in sorted(seeds)])
+        if strategy == "ppo":
+            found[form, ORACLE] = np.array([shares(seeds[seed], best=True) for seed in sorted(seeds)])
+    return found
+
+
+def bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """Percentile interval over seeds and problems drawn with replacement; other draws than those of the project."""
+    draw = np.random.default_rng(12345)
+    seeds, problems = values.shape
+    means = []
+    for _ in range(4000):
+        rows, columns = draw.integers(seeds, size=seeds), draw.integers(problems, size=problems)
+        means.append(values[np.ix_(rows, columns)].mean())
+    return tuple(np.quantile(means, [0.025, 0.975]))
+
+
+def test_every_cell_of_the_results_table(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
+    header, rows = table(block("results"))
+    assert [row[0] for row in rows] == [*ROWS, ORACLE] and len(header) == 5
+    for row in rows:
+        for title, cell in zip(header[1:], row[1:], strict=True):
+            form = re.search(r"\((.*)\)", title).group(1)  # type: ignore[union-attr]
+            soft = outcomes[form, row[0]]
+            values = soft if title.endswith("SoftPass@1") else (soft == 1).astype(float)
+            mean, low, high, n, seeds = CELL.fullmatch(cell).groups()  # type: ignore[union-attr]
+            assert float(mean) == pytest.approx(100 * values.mean(), abs=0.0501), (title, row[0])
+            assert (int(n), int(seeds or 1)) == (values.shape[1], values.shape[0])
+            if values.shape[0] == 1 and values is not soft:
+                bounds, slack = proportion_confint(values.sum(), values.size, method="wilson"), 0.0501
+            else:
+                bounds, slack = bootstrap(values), 1.3
+            assert (float(low), float(high)) == pytest.approx([100 * b for b in bounds], abs=slack), (title, row[0])
+
+
+def test_learned_and_random_rows_have_three_seeds_over_all_problems(
+    outcomes: dict[tuple[str, str], np.ndarray],
+) -> None:
+    for form in ("completion", "chat"):
+        for row in ("RL Agent (PPO)", "RL Agent (PPO, actions sampled)", "Contextual bandit"):
+            assert outcomes[form, row].shape == (3, 50)
+        assert outcomes[form, "Randomized Selection (published: 10 steps)"].shape == (3, 50)
+
+
+def test_the_verdicts_name_the_best_control_and_the_difference(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
+    lines = [line for line in block("results").splitlines() if line.startswith("- ")]
+    assert len(lines) == 2
+    for form, line in zip(("completion", "chat"), lines, strict=True):
+        equal = ("random", "resampling", "fixed_action", "schedule", "bandit")
+        controls = {row: outcomes[form, row] for row, key in ROWS.items() if key in equal}
+        means = {row: (values == 1).mean() for row, values in controls.items()}
+        (name,) = (row for row in controls if row.lower() in line.lower())
+        assert means[name] == pytest.approx(max(means.values()))
+        agent, control = (outcomes[form, row] == 1 for row in ("RL Agent (PPO)", name))
+        seeds = min(len(agent), len(control))
+        gap = 100 * (agent[:seeds].mean() - control[:seeds].mean())
+        said = float(re.search(r"difference ([+-][\d.]+)", line).group(1))  # type: ignore[union-attr]
+        assert said == pytest.approx(gap, abs=0.0501)
+        low = float(re.search(r"interval ([+-][\d.]+) to", line).group(1))  # type: ignore[union-attr]
+        assert ("no gain over the controls is shown" in line) == (low <= 0)
+
+
+def test_the_speed_ratios_are_those_of_the_loops() -> None:
+    record = json.loads((RESULTS / "speed" / "rollout.json").read_text())
+    rate = {loop["name"]: loop["steps_per_second"] for loop in record["loops"]}
+    _, loops = table(block("speed").split("\n\n")[1])
+    assert {row[0]: float(row[1]) for row in loops} == pytest.approx(rate, abs=0.0051)
+    _, checks = table(block("speed").split("\n\n")[2])
+    said = {row[0]: float(row[1].split()[0]) for row in checks}
+    pairs = {
+        "float32 against the reference": ("batched float32", "reference float32"),
+        "bfloat16 against the reference": ("batched bfloat16", "reference bfloat16"),
+        "bfloat16 against the published loop": ("batched bfloat16", "published float32"),
+    }
+    for name, (ours, theirs) in pairs.items():
+        assert said[name] == pytest.approx(rate[ours] / rate[theirs], rel=1e-3)
+    training = next(loop for loop in record["loops"] if loop["kind"] == "training")
+    assert said["training: inside the model's forward pass"] == pytest.approx(100 * training["forward_share"], rel=1e-3)
+    parts = sum(training["shares"][name] for name in ("mutation", "embedding", "sandbox"))
+    assert said["training: mutation, embedding, sandbox"] == pytest.approx(100 * parts, rel=1e-3)
+    assert said["training: peak memory"] == pytest.approx(training["peak_memory_mb"] / 1000, rel=1e-3)
+
+
+def test_the_minutes_are_those_that_were_measured() -> None:
+    measured = json.loads((RESULTS / "minutes.json").read_text())
+    _, rows = table(block("minutes"))
+    assert {row[0].split("`")[1]: row[-1] for row in rows if row[-1][0].isdigit()} == {
+        name: f"{entry['seconds'] / 60:.0f}" for name, entry in measured["commands"].items()
+    }
+
+
+def test_the_blocks_are_what_the_tool_writes() -> None:
+    for name, blocks in update_readme.BLOCKS.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for title, write in blocks.items():
+            assert block(title, text) == write()
