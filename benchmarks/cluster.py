@@ -166,9 +166,10 @@ def simulate(replicas, code, here, attempts, options, episodes, in_flight, per_u
 
 def grid(code):
     """[(task, episodes)] of the table for one code model and one seed, and what training and tuning cost."""
-    tasks = [(name, PROBLEMS, 1) for name in ("direct", "mutation", "rewriting")]
+    tasks = [("agent, argmax and sampled, resampling, random", EPISODES + 4 * PROBLEMS, BUDGET)]  # notebook 01 or 02
+    tasks += [(name, PROBLEMS, 1) for name in ("direct", "mutation", "rewriting")]
     tasks += [(name, PROBLEMS, BUDGET) for name in ("random", "epic", "reflexion", "resampling")]
-    tasks += [(name, PROBLEMS + EPISODES, BUDGET) for name in ("ppo", "bandit", "schedule", "fixed_action")]
+    tasks += [(name, PROBLEMS + EPISODES, BUDGET) for name in ("bandit", "schedule", "fixed_action")]
     reached = sum((1 - SOLVED[code]) ** step for step in range(BUDGET))  # attempts of an episode
     return [(name, episodes * (1 if budget == 1 else reached)) for name, episodes, budget in tasks]
 

@@ -15,7 +15,9 @@ from typing import Any
 from .models import Completion, ModelError, Request
 
 PREFIX = "ray:"
-PASSED_ON = ("PYTHONPATH", "PPO_CODET5_CACHE", "HF_HUB_CACHE", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "PIP_INDEX_URL")
+STARTUP_SECONDS = 1800  # for a replica to load its model; longer means that it waits for room
+# To the actors' processes. No token: Ray writes these to its logs, so gated models need `hf auth login` on the nodes.
+PASSED_ON = ("PYTHONPATH", "PPO_CODET5_CACHE", "HF_HUB_CACHE", "HF_HOME", "HF_HUB_OFFLINE")
 
 
 def parse(name: str) -> tuple[str, int]:
@@ -48,6 +50,11 @@ def connect(address: str | None = None) -> Any:
     return ray
 
 
+def nodes(ray: Any) -> list[dict[str, Any]]:
+    """The nodes of the cluster that are alive."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 class _Replica:
     """The model in an actor of its own."""
 
@@ -77,23 +84,27 @@ class RayGenerator:
     def __init__(self, name: str, dtype: str = "float32", device: str = "auto", batch_size: int = 32) -> None:
         model, self.replicas = parse(name)
         self.batch_size, self._ray = batch_size, connect()
-        resources = self._ray.cluster_resources()
-        if (gpus := int(resources.get("GPU", 0))) and device != "cpu":
-            if gpus < self.replicas:
-                raise ModelError(f"{name} asks for {self.replicas} GPUs, the Ray cluster has {gpus}: ask for fewer.")
-            share = {"num_gpus": 1, "num_cpus": 1}
-            threads = 1
-        else:
-            threads = max(1, int(resources.get("CPU", 1)) // self.replicas)
-            share = {"num_cpus": threads}
-            if resources.get("CPU", 1) < self.replicas:
-                raise ModelError(f"{name} asks for more replicas than the Ray cluster has CPUs: ask for fewer.")
+        room = self._ray.available_resources()
+        kind = "GPU" if device != "cpu" and self._ray.cluster_resources().get("GPU", 0) else "CPU"
+        if (free := int(room.get(kind, 0))) < self.replicas:
+            raise ModelError(
+                f"{name} asks for {self.replicas} {kind}s, of which the Ray cluster has {free} free: ask for fewer, or let "
+                "code model and rewriter be the same."
+            )
+        threads = int(self._ray.cluster_resources().get("CPU", 1)) // self.replicas
+        threads = max(1, min(threads, *(int(node["Resources"].get("CPU", 1)) for node in nodes(self._ray))))
+        share: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if kind == "GPU" else {"num_cpus": 1}
         actor = self._ray.remote(**share, max_restarts=-1, max_task_retries=-1)(_Replica)
         self._actors = [actor.remote(model, dtype, device, batch_size, threads) for _ in range(self.replicas)]
         try:
-            self.name, self.revision, self.dtype, self.sampler = self._ray.get(self._actors[0].identity.remote())
-        except self._ray.exceptions.RayActorError as error:
+            identities = self._ray.get([a.identity.remote() for a in self._actors], timeout=STARTUP_SECONDS)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
+            self.close()
             raise ModelError(f"{name}: a replica cannot start: {' '.join(str(error).split())[-400:]}") from None
+        except self._ray.exceptions.RayTaskError as error:
+            self.close()
+            raise error.as_instanceof_cause() from None
+        self.name, self.revision, self.dtype, self.sampler = identities[0]
 
     def generate(
         self, requests: Sequence[Request], each: Callable[[int, Completion], object] | None = None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from . import scoring
 from .runs import RunError, read_rows
+from .settings import model_label
 
 PUBLISHED = {  # the rows of the published table, in its order
     "direct": "Direct Generation (Action 0, 1 attempt)",
@@ -269,8 +270,8 @@ class Column:
         s = self.reference.settings
         shown = "all asserts visible" if s["visible_tests"] == "all" else f"asserts visible: {s['visible_tests']}"
         problems = f"{Path(str(s['problems'])).name} {s['eval_split']}, {len(s['task_ids'])} problems"
-        model = f"{Path(s['code_model']).name} ({s['prompt_form']})"
-        return [model, f"budget {s['max_steps']}", shown, problems, f"rewriter {Path(s['rewriter_model']).name}"]
+        model = f"{model_label(s['code_model'])} ({s['prompt_form']})"
+        return [model, f"budget {s['max_steps']}", shown, problems, f"rewriter {model_label(s['rewriter_model'])}"]
 
     @property
     def words(self) -> str:

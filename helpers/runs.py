@@ -198,8 +198,13 @@ class Run:
         if checkpoint.exists():
             import torch
 
-            saved = torch.load(checkpoint, weights_only=True)
-            self.state, offsets = saved["state"], saved["offsets"]
+            try:
+                saved = torch.load(checkpoint, weights_only=True)
+                self.state, offsets = saved["state"], saved["offsets"]
+            except Exception as error:  # torch raises many types for a foreign or truncated file
+                raise RunError(
+                    f"{checkpoint} is damaged ({type(error).__name__}); delete {self.path} to start again"
+                ) from None
         for name in LOGS:
             log = self.path / name
             if (log.stat().st_size if log.exists() else 0) < offsets[name]:
@@ -227,10 +232,10 @@ class Run:
             # A run that goes on writes the updates after its checkpoint again: readers drop the old ones.
             self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["update"])
         for key, value in row.items():
-            if isinstance(value, list):
-                self._events.add_scalars(key, {str(i): v for i, v in enumerate(value)}, row["update"])
-            elif key != "update":
-                self._events.add_scalar(key, value, row["update"])
+            numbers = {f"{key}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {key: value}
+            for tag, number in numbers.items():
+                if number is not None and tag != "update":
+                    self._events.add_scalar(tag, number, row["update"])
         self._events.flush()
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ _STOPS = {  # at most four, as the protocol allows; what they let through is cut
     "fence": ["\n```", "[/PYTHON]"],
     "function": ["\n```", "[/PYTHON]", "\nassert ", "\nprint("],
 }
+_FREE = ["[/PYTHON]"]  # where no start is forced, the first fence is the opening one
 
 
 @dataclass
@@ -93,29 +94,36 @@ class ServerGenerator:
         """Completions in the order of ``requests``. If one fails, those under way are still waited for and reported."""
         done: list[Completion | None] = [None] * len(requests)
         failure: BaseException | None = None
+        stop = threading.Event()  # nothing is tried again
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="server") as pool:
-            places = {pool.submit(self._complete, request): place for place, request in enumerate(requests)}
+            places = {pool.submit(self._complete, request, stop): place for place, request in enumerate(requests)}
             waiting: set[Future[Completion]] = set(places)
             while waiting:
+                ready: set[Future[Completion]] = set()
                 try:
                     ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in ready:
-                        if future.cancelled():
-                            continue
-                        if error := future.exception():
-                            raise error
+                except KeyboardInterrupt as error:
+                    if failure is not None:  # asked a second time
+                        raise
+                    failure = error
+                for future in ready:
+                    try:
                         completion = done[places[future]] = future.result()
                         if each:
                             each(places[future], completion)
-                except BaseException as error:
-                    failure = failure or error
+                    except CancelledError:
+                        pass
+                    except BaseException as error:
+                        failure = failure or error
+                if failure is not None:
+                    stop.set()
                     for future in waiting:
                         future.cancel()
         if failure is not None:
             raise failure
         return [completion for completion in done if completion is not None]
 
-    def _complete(self, request: Request) -> Completion:
+    def _complete(self, request: Request, stop: threading.Event) -> Completion:
         """One reply, however many calls it takes."""
         settings: dict[str, Any] = {
             "model": self.model,
@@ -124,16 +132,16 @@ class ServerGenerator:
             "top_p": request.top_p,
             "seed": request.seed % 2**31,  # servers differ in how large a seed may be
         }
-        if stops := _STOPS[request.stop]:
+        if stops := _STOPS[request.stop] if request.prefix or request.stop in ("none", "line") else _FREE:
             settings["stop"] = stops
         if isinstance(request.prompt, str) or request.prefix:
             prompt = request.prompt if isinstance(request.prompt, str) else self._render(request.prompt)
-            reply = self._call(self._client.completions.create, prompt=prompt + request.prefix, **settings)
+            reply = self._call(stop, self._client.completions.create, prompt=prompt + request.prefix, **settings)
             text = reply.choices[0].text
         else:
             messages = [{"role": role, "content": content} for role, content in request.prompt]
-            reply = self._call(self._client.chat.completions.create, messages=messages, **settings)
-            text = reply.choices[0].message.content
+            reply = self._call(stop, self._client.chat.completions.create, messages=messages, **settings)
+            text = reply.choices[0].message.content or ""
         kept = request.prefix + text
         end = cut(kept, request.stop, request.prefix)
         ended = reply.choices[0].finish_reason != "length" or len(end) < len(kept)
@@ -144,16 +152,16 @@ class ServerGenerator:
             self.stats.completion_tokens += used.completion_tokens
         return Completion(end, used.prompt_tokens, used.completion_tokens, "stop" if ended else "length")
 
-    def _call(self, create: Callable[..., Any], **settings: Any) -> Any:
-        """One call, again and again while the server is away or busy."""
-        deadline, pause = time.monotonic() + self.patience, 0.5
+    def _call(self, stop: threading.Event, create: Callable[..., Any], **settings: Any) -> Any:
+        """One call, again and again while the server is away or busy, until ``stop``."""
+        deadline, pause = float("inf"), 0.5
         while True:
             try:
                 reply = create(**settings)
-                choice = reply.choices[0]
-                text = choice.text if hasattr(choice, "text") else choice.message.content
-                if not isinstance(text, str) or reply.usage is None:
-                    raise ValueError("the reply lacks its text or its token counts")
+                choice = reply.choices[0]  # a chat that reached its limit while it reasoned has no content
+                whole = isinstance(choice.text, str) if hasattr(choice, "text") else choice.message is not None
+                if not (whole and choice.finish_reason and reply.usage):
+                    raise ValueError("it lacks its text or its token counts")
                 return reply
             except self._openai.APIStatusError as error:
                 code, problem = error.status_code, f"HTTP {error.status_code}"
@@ -166,7 +174,8 @@ class ServerGenerator:
             except (ValueError, TypeError, AttributeError, LookupError) as error:  # a reply cut short is no valid JSON
                 problem, least = f"an unreadable reply ({type(error).__name__}: {error})", 0.0
             wait_for = max(least, pause * random.uniform(0.5, 1.5))
-            if time.monotonic() + wait_for > deadline:
+            deadline = min(deadline, time.monotonic() + self.patience)  # from the first failure on
+            if stop.is_set() or time.monotonic() + wait_for > deadline:
                 raise ModelError(
                     f"{self.url} did not answer for {self.patience:.0f} s ({' '.join(problem.split())[:200]}): start the "
                     "server, or correct the address, and give the same command again; what was generated is kept."
@@ -175,7 +184,7 @@ class ServerGenerator:
                 self.stats.retries += 1
                 first = self.stats.retries == 1
             logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s, trying again", self.url, problem)
-            time.sleep(wait_for)
+            stop.wait(wait_for)
             pause = min(2 * pause, 20.0)
 
     def _refused(self, error: Any) -> ModelError:
@@ -187,6 +196,7 @@ class ServerGenerator:
             "vLLM, transformers serve and llama.cpp have it; prompt_form: chat-free does without for the code model",
         }.get(error.status_code, "see the server's log")
         words = " ".join(str(getattr(error, "message", error)).split())[:300]
+        words = words.replace(self._client.api_key, "***")  # some servers repeat it
         return ModelError(f"{self.url} refused with HTTP {error.status_code} ({words}): {advice}.")
 
     def _render(self, messages: tuple[tuple[str, str], ...]) -> str:

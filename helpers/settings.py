@@ -6,6 +6,7 @@ import ast
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Optional, Union
 
 from .runs import RunError, logger
@@ -78,6 +79,28 @@ RULES: dict[str, Rule] = {
     "penalty_scale": (lambda v: v <= 0, "0 or less"),
     "reward_scale": (lambda v: v > 0, "more than 0"),
 }
+
+
+def bare_name(model: str) -> str:
+    """A model's name without where it runs: ``openai:NAME`` of ``openai:NAME@URL``, and NAME of ``ray:NAME@N``.
+
+    A server samples in its own way, so it is part of the name; replicas write what one process writes.
+    """
+    name = model.rpartition("@")[0] if model.startswith(("openai:", "ray:")) else model
+    return name.removeprefix("ray:")
+
+
+def model_label(model: str) -> str:
+    """The last part of a model's name, for tables and folders."""
+    return Path(bare_name(model).removeprefix("openai:")).name
+
+
+def decisive(config: Any) -> dict[str, Any]:
+    """The parameters that decide what a run contains: its identity. A server may move, replicas may be added."""
+    values = {name: value for name, value in vars(config).items() if name not in NOT_IN_IDENTITY}
+    return {
+        name: bare_name(value) if name in ("code_model", "rewriter_model") else value for name, value in values.items()
+    }
 
 
 def validate(config: Any) -> Any:

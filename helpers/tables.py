@@ -15,6 +15,7 @@ from typing import Any
 from . import results, statistics
 from .results import AGENT, Column, Entry, ForeignResults
 from .runs import write_atomically
+from .settings import model_label
 
 # The results table of the published README (github.com/promptoptrl/PROMIS), per cent.
 PUBLISHED_FILE = Path(__file__).resolve().parent.parent / "data" / "published_table.csv"
@@ -398,7 +399,7 @@ def _published_doubts(columns: Sequence[Column]) -> list[str]:
         column.title
         for column in columns
         if column.reference.identity["problems"] != "mbpp"
-        or not Path(column.reference.identity["code_model"]).name.lower().startswith(tuple(PUBLISHED_MODELS))
+        or not model_label(column.reference.identity["code_model"]).lower().startswith(tuple(PUBLISHED_MODELS))
     ]
     if others:
         lines.append(

@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("eval", _eval, "evaluate a trained agent")
     evaluate.add_argument("--checkpoint", required=True, metavar="FILE", help="final_model.pt of a run")
-    evaluate.add_argument("--episodes", type=_count, metavar="N", help="problems to play, default all that are scored")
+    evaluate.add_argument(
+        "--episodes", type=reproduce.count_from_1, metavar="N", help="problems to play, default all that are scored"
+    )
     evaluate.add_argument(
         "--config", metavar="FILE", help="settings; default: those of the run that made the checkpoint"
     )
@@ -68,12 +70,6 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
 def _version() -> str:
     import importlib.metadata
 
@@ -85,12 +81,12 @@ def _version() -> str:
 
 def _settings(config: Config, pairs: list[str]) -> Config:
     """``config`` with ``--set section.name=value`` applied."""
-    from ppo_codet5.config import ConfigError
+    from ppo_codet5.config import ConfigError, Section
 
     for name, value in reproduce.overrides(pairs).items():
         section, _, setting = name.rpartition(".")
         target = getattr(config, section, None) if section else config
-        if target is None:
+        if not isinstance(target, Section):
             raise ConfigError(f"--set {name}: unknown section {section!r}")
         setattr(target, setting, value)
     return config

@@ -30,7 +30,7 @@ def _parameter(setting: Field) -> str:
     return setting.metadata.get("parameter") or setting.name
 
 
-class _Section:
+class Section:
     """Refuses a name that is no setting and a value that the setting may not have, at the assignment."""
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -40,7 +40,7 @@ class _Section:
         if name not in known:
             raise ConfigError(f"unknown setting {label}; known: {', '.join(known)}")
         kind = get_type_hints(type(self))[name]
-        if isinstance(kind, type) and issubclass(kind, _Section):
+        if isinstance(kind, type) and issubclass(kind, Section):
             if not isinstance(value, kind):
                 raise ConfigError(f"{label} = {value!r} is a {type(value).__name__}, expected {kind.__name__}")
         else:
@@ -55,7 +55,7 @@ class _Section:
 
 
 @dataclass
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The models, and how they are sampled."""
 
     codet5_model: str = _option(
@@ -95,7 +95,7 @@ class ModelConfig(_Section):
 
 
 @dataclass
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """PPO, and the sizes of a run."""
 
     max_episodes: int = _option(1000, "training episodes")
@@ -121,7 +121,7 @@ class TrainingConfig(_Section):
 
 
 @dataclass
-class EnvironmentConfig(_Section):
+class EnvironmentConfig(Section):
     """Problems, rewards, prompt edits."""
 
     dataset_name: str = _option(
@@ -145,7 +145,7 @@ class EnvironmentConfig(_Section):
 
 
 @dataclass
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """Completions on disk. (Models and data are under ``$PPO_CODET5_CACHE``.)"""
 
     generations: str | None = _option(
@@ -155,7 +155,7 @@ class CacheConfig(_Section):
 
 
 @dataclass
-class Config(_Section):
+class Config(Section):
     """All settings; the defaults are the published ones, with the leak-free protocol (``visible_tests`` 1).
 
     >>> config = Config()
@@ -195,10 +195,11 @@ class Config(_Section):
     @classmethod
     def from_profile(cls, name: str) -> Config:
         """The defaults with a profile over them: its name, or the path of a .yaml file with notebook parameters."""
-        from ppo_codet5.reproduce import FORMS, LEFT_OUT, cell_of, load_profile, resource
+        from ppo_codet5.reproduce import FORMS, LEFT_OUT, cell_of, check_names, load_profile, resource
 
         values, config = load_profile(name), cls()
-        served = [notebook for notebook in sorted(FORMS) if notebook not in LEFT_OUT.get(name, ())]
+        check_names(values)
+        served = [notebook for notebook in sorted(FORMS) if notebook not in LEFT_OUT.get(Path(name).stem, ())]
         for notebook in reversed(served):  # 01 last: it decides the form where a profile serves both
             config = cls.from_parameters({**cell_of(resource(notebook)), **values}, config.model)
         return config
@@ -246,7 +247,7 @@ class Config(_Section):
         """All settings with defaults and meaning, as a Markdown table."""
         lines = ["| setting | default | meaning | notebook parameter |", "|---|---|---|---|"]
         for name, section in (*((f.name, getattr(self, f.name)) for f in fields(self)), ("", self)):
-            if isinstance(section, _Section):
+            if isinstance(section, Section):
                 lines += [
                     f"| `{name}{'.' if name else ''}{s.name}` | `{json.dumps(getattr(section, s.name))}` "
                     f"| {s.metadata['help']} | `{_parameter(s)}` |"
@@ -262,7 +263,7 @@ def _fill(section: Any, values: Any, label: str = "the file") -> Any:
         raise ConfigError(f"{label} must be an object in braces, not {type(values).__name__}")
     for name, value in values.items():
         inner = getattr(section, name, None)
-        if isinstance(inner, _Section):
+        if isinstance(inner, Section):
             _fill(inner, value, name)
         else:
             setattr(section, name, value)

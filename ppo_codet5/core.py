@@ -929,10 +929,10 @@ def learn(agent, envs, updates, steps, seed=0, bootstrap=False, each=None):
             each(update)
 
 
-def validate_agent(agent, parts, problems):
-    """Pass@1 of the agent as it is, acting by argmax, on validation problems; leaves no trace in the training."""
+def validate_agent(agent, parts, problems, log):
+    """Pass@1 of the agent as it is, acting by argmax, on validation problems; the training does not notice."""
     rows, config = [], agent.config
-    world = PromptWorld(config, parts, problems, "validation", "ppo", rows.append)
+    world = PromptWorld(config, parts, problems, "validation", "ppo", lambda row: (rows.append(row), log(row)))
     envs = RLPromptVectorEnv(world, config.num_envs, look="next")
     observations, infos = envs.reset(options={"episodes": [(task_id, 0) for task_id in world.problems]})
     while infos["active"].any():
@@ -967,7 +967,7 @@ def train_agent(run, agent, world, state, report=runs.report, validation=()):
             **logged,
         }
         if config.eval_frequency and (update + 1) % config.eval_frequency == 0:
-            row["validation_pass_at_1"] = validate_agent(agent, world.parts, validation)
+            row["validation_pass_at_1"] = validate_agent(agent, world.parts, validation, world.log)
         run.log("metrics", row)
         seconds = {"total": time.perf_counter() - started, **world.seconds}
         run.log("timings", {"phase": "train", "update": update + 1, **{k: round(v, 3) for k, v in seconds.items()}})
@@ -1018,7 +1018,7 @@ def policies(config, agent=None):
     }
 
 
-def evaluate_policy(run, world, choose, state, look="next"):
+def evaluate_policy(run, world, choose, state, look="next", report=runs.report):
     """Play every problem of ``world`` once; resumes after ``state["evaluated"][strategy]`` problems."""
     config, episodes, done = world.config, [(task_id, 0) for task_id in world.problems], state["evaluated"]
     envs = RLPromptVectorEnv(world, config.num_envs, look)
@@ -1057,7 +1057,7 @@ class PPOCodeT5Trainer:
 
     def identity(self, strategy, problems):
         """What decides the content of a run; a run directory belongs to one identity."""
-        values = {k: v for k, v in vars(self.config).items() if k not in settings.NOT_IN_IDENTITY}
+        values = settings.decisive(self.config)
         hashes = {"train": problem_set_hash(self.problems["train"]), "scored": problem_set_hash(problems)}
         return {"strategy": strategy, **values, **hashes, "task_ids": [problem.task_id for problem in problems]}
 
@@ -1119,7 +1119,7 @@ class PPOCodeT5Trainer:
             for strategy in strategies:
                 choose = policies(self.config, self.agent)[strategy]
                 look = "none" if strategy in CONTROLS else "next"
-                evaluate_policy(run, world("eval", strategy, problems), choose, state, look)
+                evaluate_policy(run, world("eval", strategy, problems), choose, state, look, report)
             return run.finish(summarise(run, self.config, strategies, problems))
 
 

@@ -116,9 +116,26 @@ def _models(values: dict) -> Iterator[Finding]:
             continue
         try:
             models.check_model(name)
+            if name.startswith("openai:"):
+                yield _server(name)
+                continue
             yield True, f"{name} can be loaded", ""
         except models.ModelError as error:
             yield False, f"{name} cannot be loaded", str(error)
+
+
+def _server(name: str) -> Finding:
+    import urllib.request
+
+    from ppo_codet5.helpers.server import API_KEY, parse
+
+    model, url = parse(name)
+    request = urllib.request.Request(f"{url}/models", headers={"Authorization": f"Bearer {os.environ.get(API_KEY)}"})
+    try:
+        with urllib.request.urlopen(request, timeout=10):
+            return True, f"{url} answers (asked for {model})", ""
+    except OSError as error:
+        return False, f"{url} does not answer: {error}", f"start the server, or set {API_KEY} if it wants a key"
 
 
 def _assets() -> Iterator[Finding]:

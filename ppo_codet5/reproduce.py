@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ import ppo_codet5
 
 NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb", "04_results.ipynb")
 TABLE = NOTEBOOKS[-1]
+_FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # 3e-4, which YAML reads as text
 FORMS = {"01_ppo_codet5.ipynb": "completion", "02_PPO_LlaMa.ipynb": "chat"}  # 03 plays the baselines of each
 STRATEGIES = (  # of notebook 03
     *("direct", "mutation", "rewriting", "resampling", "random"),
@@ -74,7 +76,7 @@ def overrides(pairs: list[str]) -> dict[str, Any]:
         if not separator or not name:
             raise InputError(f"parameter {pair!r} must have the form name=value")
         try:
-            values[name] = yaml.safe_load(value)
+            values[name] = float(value) if _FLOAT.fullmatch(value) else yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(f"parameter {pair!r}: the value is not valid YAML, put text in quotes") from None
     return values
@@ -126,12 +128,7 @@ def plan(
     ``split`` makes each strategy of notebook 03 a task; the notebook as a whole, which reads them, is in stage 1 then.
     A name that none of the project's notebooks has is an error.
     """
-    from ppo_codet5.helpers import settings
-
-    known = {name: cell_of(resource(name)) for name in NOTEBOOKS}
-    types = {name: cell["__annotations__"] for name, cell in known.items()}
-    every = {parameter for annotations in types.values() for parameter in annotations}
-    settings.check_parameters({k: v for k, v in values.items() if k not in every}, dict.fromkeys(every))
+    types = check_names(values)
     tasks = []
     for seed in seeds or [None]:
         for name in (name for name in notebooks if name != TABLE):
@@ -162,6 +159,16 @@ def plan(
     return sorted(tasks, key=lambda task: task.stage)
 
 
+def check_names(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parameters of each notebook with their types; raises RunError for a name that no notebook has."""
+    from ppo_codet5.helpers import settings
+
+    types = {name: cell_of(resource(name))["__annotations__"] for name in NOTEBOOKS}
+    every = {parameter for annotations in types.values() for parameter in annotations}
+    settings.check_parameters({k: v for k, v in values.items() if k not in every}, dict.fromkeys(every))
+    return types
+
+
 def strategies_of(values: dict[str, Any]) -> list[str]:
     """The strategies that these parameters ask notebook 03 for."""
     names = values.get("strategies", "all")
@@ -185,12 +192,12 @@ def check_inputs(values: dict[str, Any]) -> None:
         problems.load_problems(values["problems"], split, limit, values["seed"])
     for name in sorted({values["code_model"], values["rewriter_model"]}):
         check_model(name)
-    decisive = {name: value for name, value in values.items() if name not in settings.NOT_IN_IDENTITY}
+    decisive = settings.decisive(argparse.Namespace(**values))
     # Notebook 03 keeps the runs of several models and seeds side by side.
     beside = ("code_model", "prompt_form", "seed") if "strategies" in values else ()
     for config in sorted(Path(values["run_dir"]).glob("*/config.json")):
         identity = json.loads(config.read_text(encoding="utf-8")).get("identity", {})
-        if any(identity.get(name) != values[name] for name in beside):
+        if any(identity.get(name) != decisive[name] for name in beside):
             continue
         if differ := [name for name, value in decisive.items() if identity.get(name, value) != value]:
             raise InputError(
@@ -221,13 +228,13 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | 
             )
     except PapermillExecutionError as error:
         reason = " ".join(error.evalue.split())
-        raise InputError(f"{error.ename}: {reason} (cell {error.exec_count} of {output})") from None
+        raise InputError(f"{error.ename}: {reason} (cell {error.execcount_from_1} of {output})") from None
 
 
 def chosen(profile: str, numbers: Sequence[str] | None) -> list[str]:
     """The notebooks to run, in their order: those with the given numbers, else those that the profile is for."""
     if numbers is None:
-        return [name for name in NOTEBOOKS if name not in LEFT_OUT.get(profile, ())]
+        return [name for name in NOTEBOOKS if name not in LEFT_OUT.get(Path(profile).stem, ())]
     if unknown := [n for n in numbers if not any(name.startswith(f"{n}_") for name in NOTEBOOKS)]:
         raise InputError(f"no notebook {', '.join(unknown)}; known numbers: {', '.join(n[:2] for n in NOTEBOOKS)}")
     return [name for name in NOTEBOOKS if name[:2] in numbers]
@@ -259,7 +266,7 @@ def run_all(tasks: Sequence[Task], jobs: int, ray_address: str | None = None) ->
 
 def _with_processes(jobs: int) -> Callable[[Sequence[Task]], Iterator[tuple[Task, str]]]:
     """Runs tasks in ``jobs`` processes at a time, which share the cores and take turns with the GPUs."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, (os.cpucount_from_1() or 1) // jobs)
     gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
     for number in range(jobs):
         gpus.put(_visible_gpu(number))
@@ -301,13 +308,15 @@ def _with_ray(address: str) -> Callable[[Sequence[Task]], Iterator[tuple[Task, s
     from ppo_codet5.helpers import cluster
 
     ray = cluster.connect(address)
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-    share = {"num_gpus": 1, "num_cpus": max(1, cpus // gpus)} if gpus else {"num_cpus": 1}
+    have = [node["Resources"] for node in cluster.nodes(ray)]
+    gpus = [node for node in have if node.get("GPU", 0)]
+    threads = min((int(node.get("CPU", 1) // node["GPU"]) for node in gpus), default=1)
+    share = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
     folder = os.getcwd()
 
     def remote(task: Task) -> str:
         os.chdir(folder)
-        return in_a_process(task, int(share["num_cpus"]), {})
+        return in_a_process(task, max(1, threads), {})
 
     work = ray.remote(max_retries=3, **share)(remote)  # of a task whose node died: it goes on from its checkpoint
 
@@ -387,12 +396,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--notebooks", nargs="+", metavar="NN", help="run these notebooks only, by number: 01 03")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="repeat with each of these seeds")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks run at the same time, one per GPU")
+    parser.add_argument(
+        "--jobs", type=count_from_1, default=1, metavar="N", help="tasks run at the same time, one per GPU"
+    )
     parser.add_argument("--ray", metavar="ADDRESS", help='run the tasks on a Ray cluster ("auto", host:port, "local")')
     parser.add_argument("--cell", type=int, metavar="N", help="run task N of the --dry-run list only (Slurm arrays)")
     parser.add_argument("--dry-run", action="store_true", help="number the tasks that would run, and their parameters")
     parser.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
     parser.add_argument("--task", help=argparse.SUPPRESS)
+
+
+def count_from_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def find_the_package() -> None:
@@ -419,8 +436,6 @@ def run(args: argparse.Namespace) -> int:
         return run_task(args.task)
     started = time.monotonic()
     try:
-        if args.jobs < 1:
-            raise InputError(f"--jobs {args.jobs} must be 1 or more")
         values = {**load_profile(args.profile), **overrides(args.parameter)}
         split = args.jobs > 1 or args.ray is not None or args.cell is not None
         tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split or args.dry_run)

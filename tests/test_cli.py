@@ -126,6 +126,7 @@ def test_config_writes_all_settings_and_keeps_a_file_that_is_there(tmp_path: Pat
         ["eval", "--checkpoint", "x", "--episodes", "0"],
         ["eval", "--checkpoint", "x", "--episodes", "many"],
         ["reproduce", "--seeds", "one"],
+        ["reproduce", "--jobs", "0"],
         ["config"],
     ],
 )
@@ -140,7 +141,7 @@ def test_train_and_eval_exactly_as_the_readme_writes_them(
 ) -> None:
     """At the root of a clone, where results/ holds the committed ones."""
     config()
-    shutil.copytree(ROOT / "results" / "speed", tmp_path / "results" / "speed")
+    shutil.copytree(ROOT / "results", tmp_path / "results")
     committed = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
     done = run(tmp_path, "train", "--config", "config.json", "--output-dir", "./results")
     assert [int(n) for n in re.findall(r"^update +(\d+)/3 ", done.stdout, re.MULTILINE)] == [1, 2, 3]
@@ -219,7 +220,9 @@ def test_settings_decide_what_is_shown_and_kept(
     looks = ("training.eval_frequency=2", "training.eval_episodes=3")
     sets = [part for pair in (*others, *looks) for part in ("--set", pair)]
     assert "update" not in here("train", "--config", path, "--output-dir", "other", *sets)
-    assert (tmp_path / "other" / "attempts.jsonl").read_bytes() == (tmp_path / "plain" / "attempts.jsonl").read_bytes()
+    attempts, others = (read_rows(tmp_path / name / "attempts.jsonl") for name in ("plain", "other"))
+    assert [row for row in others if row["phase"] != "validation"] == attempts
+    assert {row["task_id"] for row in others if row["phase"] == "validation"} and len(others) > len(attempts)
     rows, plain = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("other", "plain"))
     looked = [row.pop("validation_pass_at_1", None) for row in rows]
     assert looked[0] is looked[2] is None and looked[1] in (0, 1 / 3, 2 / 3, 1) and rows == plain
@@ -259,12 +262,19 @@ def test_what_is_no_checkpoint_is_refused_in_a_sentence(
     )
 
 
+def misspelt(folder: Path) -> str:
+    (folder / "mine.yaml").write_text("max_step: 3\n")
+    return str(folder / "mine.yaml")
+
+
 def test_train_refuses_what_it_cannot_run(tmp_path: Path, config: Callable[..., str], says: Callable[..., str]) -> None:
     path, out = config(), ("--output-dir", str(tmp_path / "out"))
     assert "training.gamma = 2 must be between 0 and 1" in says(
         "train", "--config", path, *out, "--set", "training.gamma=2"
     )
-    assert "unknown section 'optimizer'" in says("train", "--config", path, *out, "--set", "optimizer.lr=1")
+    for name, section in (("optimizer.lr", "optimizer"), ("save.x", "save"), ("seed.x", "seed")):
+        assert f"unknown section {section!r}" in says("train", "--config", path, *out, "--set", f"{name}=1")
+    assert "unknown parameter 'max_step'" in says("config", "--output", "x", "--profile", misspelt(tmp_path))
     assert "must be a multiple of" in says("train", "--config", path, *out, "--set", "training.max_episodes=7")
     assert "no config at" in says("train", "--config", str(tmp_path / "none.json"), *out)
     (tmp_path / "out").mkdir()
@@ -310,16 +320,30 @@ def test_doctor_says_what_works_and_what_to_do(
 
 
 @pytest.mark.filterwarnings("ignore:.*An exception occurred")  # models cannot be copied into the spec
+def test_a_damaged_checkpoint_of_a_run_is_named(
+    tmp_path: Path, config: Callable[..., str], says: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    line = ("train", "--config", config(), "--output-dir", str(tmp_path / "run"))
+    from ppo_codet5.helpers import runs
+
+    def stop(self: Any, state: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "checkpoint", stop)
+        assert cli.main(list(line)) == 1
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half of something")
+    assert "checkpoint.pt is damaged" in says(*line).splitlines()[-1]
+
+
 def test_the_environment_is_registered_with_gymnasium(parts: Any) -> None:
     import gymnasium
     from gymnasium.utils.env_checker import check_env
     from scripted import small
 
-    import ppo_codet5.registration
-
-    ppo_codet5.registration.register()  # again is no error
-    env = gymnasium.make("ppo_codet5/RLPrompt-v0", config=small(), parts=parts)
-    assert env.action_space.n == 3 and env.unwrapped.spec.id == "ppo_codet5/RLPrompt-v0"
+    env = gymnasium.make("ppo_codet5.envs:RLPrompt-v0", config=small(), parts=parts)
+    assert env.action_space.n == 3 and env.unwrapped.spec.id == "RLPrompt-v0"
     check_env(env.unwrapped, skip_render_check=True)
 
 

@@ -167,7 +167,7 @@ def test_the_speed_ratios_are_those_of_the_loops() -> None:
 
 
 def test_the_minutes_are_those_that_were_measured() -> None:
-    measured = json.loads((RESULTS / "minutes.json").read_text())
+    measured = json.loads((RESULTS / "speed" / "minutes.json").read_text())
     _, rows = table(block("minutes"))
     assert {row[0].split("`")[1]: row[-1] for row in rows if row[-1][0].isdigit()} == {
         name: f"{entry['seconds'] / 60:.0f}" for name, entry in measured["commands"].items()

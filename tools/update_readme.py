@@ -97,7 +97,7 @@ WHAT = {  # what each command does, for the table of minutes
 
 def minutes() -> str:
     """How long the commands took where they were last timed."""
-    record = json.loads((ROOT / "results" / "minutes.json").read_text(encoding="utf-8"))
+    record = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text(encoding="utf-8"))
     lines = [
         f"Minutes after the install, on {record['machine']}:",
         "",

@@ -1,7 +1,4 @@
-"""The environment under Gymnasium's name: ``gymnasium.make("ppo_codet5/RLPrompt-v0", config=config)``.
-
-An installed package is registered by its entry point; in a checkout ``import ppo_codet5.registration`` does it.
-"""
+"""The environment under Gymnasium's name: ``gymnasium.make("ppo_codet5.envs:RLPrompt-v0", config=config)``."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ if TYPE_CHECKING:
     from ppo_codet5.config import Config
     from ppo_codet5.core import RLPromptEnv
 
-ID = "ppo_codet5/RLPrompt-v0"
+ID = "RLPrompt-v0"
 
 
 def register() -> None:
     """Make the name known; again does nothing."""
     if ID not in gymnasium.registry:
-        gymnasium.register(ID, entry_point="ppo_codet5.registration:make_env")
+        gymnasium.register(ID, entry_point="ppo_codet5.envs:make_env")
 
 
 def make_env(config: Config | None = None, split: str = "train", parts: Any = None) -> RLPromptEnv:
