@@ -28,7 +28,7 @@ demo-quick: PROFILE := smoke
 demo-quick: demo
 
 test: assets $(BIN)/.requirements-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m pytest -m slow

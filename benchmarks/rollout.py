@@ -121,15 +121,10 @@ class Follow:
 
 def prompt_ids(tokenizer, request):
     """Token ids of a request's prompt and forced prefix, as a decoder-only model takes them."""
-    from ppo_codet5.helpers.decoding import _TEMPLATE_DATE
+    from ppo_codet5.helpers.models import render_chat
 
     plain = isinstance(request.prompt, str)
-    prompt = request.prompt
-    if not plain:
-        chat = [{"role": role, "content": content} for role, content in prompt]
-        prompt = tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE
-        )
+    prompt = request.prompt if plain else render_chat(tokenizer, request.prompt, "the model")
     return tokenizer(prompt + request.prefix, add_special_tokens=plain, verbose=False).input_ids
 
 

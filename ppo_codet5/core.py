@@ -929,6 +929,11 @@ def learn(agent, envs, updates, steps, seed=0, bootstrap=False, each=None):
             each(update)
 
 
+def validation_problems(config):
+    """What training looks at now and then to tune by; none if ``eval_frequency`` is 0."""
+    return load_problems(config.problems, "validation", config.eval_episodes, seed=0) if config.eval_frequency else []
+
+
 def validate_agent(agent, parts, problems, log):
     """Pass@1 of the agent as it is, acting by argmax, on validation problems; the training does not notice."""
     rows, config = [], agent.config
@@ -940,11 +945,11 @@ def validate_agent(agent, parts, problems, log):
     return scoring.budget_curve(rows, list(world.problems), config.max_steps)[-1]["pass_at_1"]
 
 
-def train_agent(run, agent, world, state, report=runs.report, validation=()):
+def train_agent(run, agent, world, state, report=runs.report):
     """PPO on the training problems from ``state["update"]`` on; logs, checkpoints and reports every update."""
     config, order = agent.config, world.order(agent.config.seed)
     per_update, ahead = config.episodes_per_update, config.updates_ahead
-    updates = config.max_episodes // per_update
+    updates, validation = config.max_episodes // per_update, validation_problems(config)
     episodes = [(*next(order), i // per_update) for i in range(config.max_episodes)]
     slots = min(config.num_envs, max(1, ahead) * per_update)  # as many as always find an episode to work on
     envs = RLPromptVectorEnv(world, slots, look="next")
@@ -1047,8 +1052,6 @@ class PPOCodeT5Trainer:
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
         self.problems = {split: load_split(self.config, split) for split in ("train", self.config.eval_split)}
         self.scored, self.agent = self.problems[self.config.eval_split], None
-        limit = self.config.eval_episodes if self.config.eval_frequency else 0
-        self.validation = load_problems(self.config.problems, "validation", limit, seed=0) if limit else []
 
     @property
     def parts(self):
@@ -1113,8 +1116,7 @@ class PPOCodeT5Trainer:
                 if state["update"]:
                     self.agent.load_state_dict(state["agent"])
                     self.agent.optimizer.load_state_dict(state["optimizer"])
-                train_world = world("train", "ppo", self.problems["train"])
-                train_agent(run, self.agent, train_world, state, report, self.validation)
+                train_agent(run, self.agent, world("train", "ppo", self.problems["train"]), state, report)
                 run.save("final_model.pt", {"agent": self.agent.state_dict()})
             for strategy in strategies:
                 choose = policies(self.config, self.agent)[strategy]

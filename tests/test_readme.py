@@ -54,7 +54,7 @@ def masks() -> dict[tuple[str, str], dict[int, dict[int, list[dict[str, Any]]]]]
         assert (identity["max_steps"], identity["visible_tests"], len(identity["task_ids"])) in (
             (4, 1, 50),
             (1, 1, 50),
-        ) or identity["own_settings"] == {"max_steps": 1}
+        ) or identity.get("own_settings") == {"max_steps": 1}
         rows = [json.loads(line) for line in (config.parent / "attempts.jsonl").read_text().splitlines()]
         for strategy in {row["strategy"] for row in rows}:
             problems = defaultdict(list)

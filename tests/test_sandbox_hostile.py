@@ -284,7 +284,7 @@ CASES = {
         "exception",
         message="^E$",
     ),
-    "a result of 200 MB": Case("def f(x):\n    return 'a' * (200 << 20)", "output_too_large|oom"),
+    "a result of 200 MB": Case("def f(x):\n    return 'a' * (200 << 20)", "output_too_large|oom", limits=Limits(2.0)),
     "a result of 20 million items": Case("def f(x):\n    return [0] * 20_000_000", "output_too_large"),
     "an endless result": Case(
         "class L(list):\n    def __iter__(self):\n        while True: yield 0\ndef f(x):\n    return L([1])",

@@ -209,7 +209,7 @@ def test_a_folder_of_another_config_is_refused_and_left_alone(
 
 def test_a_folder_with_other_files_is_refused(parts: Parts, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("text")
-    with pytest.raises(RunError, match=r"not empty and holds no config\.json"):
+    with pytest.raises(RunError, match=r"is not a run's: it holds thesis\.tex and no config\.json"):
         PPOCodeT5Trainer(small(), parts=parts).train(tmp_path, report=quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
