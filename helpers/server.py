@@ -152,8 +152,8 @@ class ServerGenerator:
             self.stats.completion_tokens += used.completion_tokens
         return Completion(end, used.prompt_tokens, used.completion_tokens, "stop" if ended else "length")
 
-    def _call(self, stop: threading.Event, create: Callable[..., Any], **settings: Any) -> Any:
-        """One call, again and again while the server is away or busy, until ``stop``."""
+    def _call(self, given_up: threading.Event, create: Callable[..., Any], /, **settings: Any) -> Any:
+        """One call, again and again while the server is away or busy, until ``given_up``."""
         deadline, pause = float("inf"), 0.5
         while True:
             try:
@@ -175,7 +175,7 @@ class ServerGenerator:
                 problem, least = f"an unreadable reply ({type(error).__name__}: {error})", 0.0
             wait_for = max(least, pause * random.uniform(0.5, 1.5))
             deadline = min(deadline, time.monotonic() + self.patience)  # from the first failure on
-            if stop.is_set() or time.monotonic() + wait_for > deadline:
+            if given_up.is_set() or time.monotonic() + wait_for > deadline:
                 raise ModelError(
                     f"{self.url} did not answer for {self.patience:.0f} s ({' '.join(problem.split())[:200]}): start the "
                     "server, or correct the address, and give the same command again; what was generated is kept."
@@ -184,7 +184,7 @@ class ServerGenerator:
                 self.stats.retries += 1
                 first = self.stats.retries == 1
             logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s, trying again", self.url, problem)
-            stop.wait(wait_for)
+            given_up.wait(wait_for)
             pause = min(2 * pause, 20.0)
 
     def _refused(self, error: Any) -> ModelError:

@@ -1040,6 +1040,7 @@ def evaluate_policy(run, world, choose, state, look="next", report=runs.report):
         )
         world.seconds.clear()
         run.checkpoint(state)
+        report(f"{world.strategy}: {done[world.strategy]} of {len(episodes)} problems, {seconds['total']:.0f} s")
 
 
 class PPOCodeT5Trainer:

@@ -114,7 +114,7 @@ class Call(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return self.connection.close()
         if fault == "slow":
-            time.sleep(3)
+            time.sleep(15)
         if fault.isdecimal():
             headers = {"Retry-After": "1"} if fault == "429" else {}
             return self.answer(int(fault), b'{"error": {"message": "as the test wants it"}}', **headers)
@@ -188,7 +188,7 @@ def test_a_server_writes_what_the_model_in_this_process_writes(
     assert [c.text for c in theirs] == [c.text for c in ours]
     assert [c.finish_reason for c in theirs] == [c.finish_reason for c in ours]
     assert [c.prompt_tokens for c in theirs] == [c.prompt_tokens for c in ours]
-    assert "```python\ndef " in theirs[5].text and "```" not in theirs[4].text.replace("```python", "")
+    assert "```python\ndef " in theirs[5].text  # its first fence did not end it
     assert sorted(calls) == list(range(6)) and all(0 < c.completion_tokens <= 60 for c in theirs)
     paths = {str(heard.get("prompt") or heard["messages"])[:20]: heard["path"] for heard in line.heard}
     assert sorted(paths.values()).count("/v1/chat/completions") == 1  # that chat, asked twice
@@ -200,7 +200,7 @@ def test_a_server_writes_what_the_model_in_this_process_writes(
 @slow
 @pytest.mark.parametrize("fault", ["429", "500", "503", "drop", "cut", "half", "slow"])
 def test_a_failing_line_changes_nothing(fault: str, served: Served, line: Line) -> None:
-    generator = ServerGenerator(f"openai:{served.model}@{line.url}", concurrency=2, patience=60, read_seconds=2.5)
+    generator = ServerGenerator(f"openai:{served.model}@{line.url}", concurrency=2, patience=120, read_seconds=12)
     requests = [request(n) for n in range(4)]
     expected = generator.generate(requests)
     line.faults.extend([fault, "", fault])
@@ -268,10 +268,14 @@ def test_a_server_that_is_down_is_waited_for_and_then_named(served: Served) -> N
 @slow
 def test_ctrl_c_does_not_wait_for_a_server_that_is_away(served: Served) -> None:
     generator = ServerGenerator(f"openai:{served.model}@http://127.0.0.1:{free_port()}/v1", patience=300)
-    threading.Timer(2, signal.raise_signal, (signal.SIGINT,)).start()
+    timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        generator.generate([request(n) for n in range(4)])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            generator.generate([request(n) for n in range(4)])
+    finally:
+        timer.cancel()
     assert time.monotonic() - began < 30
 
 
