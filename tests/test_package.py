@@ -82,6 +82,6 @@ def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
     assert (work / "mine" / "02_PPO_LlaMa.ipynb").exists()
     out = run(work, command, "reproduce", "--profile", "smoke", **cache)
     assert "done in" in out and (work / "runs" / "smoke" / "04_results" / "results_table.md").exists()
-    script = "import gymnasium; print(gymnasium.spec('ppo_codet5.envs:RLPrompt-v0').entry_point)"
+    script = "import gymnasium, ppo_codet5.envs; print(gymnasium.spec('RLPrompt-v0').entry_point)"
     assert "ppo_codet5.envs:make_env" in run(work, python, "-c", script)
     assert {path: path.read_bytes() for path in package.rglob("*") if path.is_file()} == before
