@@ -1,6 +1,7 @@
 """Write the tables of README.md from results/ and from the code; ``--check`` exits 1 if they are out of date.
 
-python -m ppo_codet5.reproduce --profile laptop -p eval_limit=null --seeds 0 1 2 --keep results/laptop
+python -m ppo_codet5.reproduce --profile laptop -p eval_limit=null -p selection_limit=null -p max_episodes=240 \
+    --seeds 0 1 2 --keep results/laptop
 python benchmarks/rollout.py --output results/speed/rollout.json
 python tools/update_readme.py
 """
