@@ -65,7 +65,9 @@ CASES = {
         "early_exit pass",
         ("assert f(1) == 1", "assert f(2) == 2"),
     ),
-    "memory bomb": Case("def f(x):\n    a = [0]\n    while True: a = a + a", "oom", message="^MemoryError"),
+    "memory bomb": Case(
+        "def f(x):\n    a = [0]\n    while True: a = a + a", "oom", message="^MemoryError", limits=Limits(4.0)
+    ),
     "memory bomb at once": Case("def f(x):\n    return len(bytearray(1 << 40))", "oom"),
     "recursion in Python": Case("def f(x):\n    return f(x + 1)", "exception", message="^RecursionError"),
     "recursion in Python without its limit": Case(
@@ -284,7 +286,7 @@ CASES = {
         "exception",
         message="^E$",
     ),
-    "a result of 200 MB": Case("def f(x):\n    return 'a' * (200 << 20)", "output_too_large|oom", limits=Limits(2.0)),
+    "a result of 200 MB": Case("def f(x):\n    return 'a' * (200 << 20)", "output_too_large|oom", limits=Limits(4.0)),
     "a result of 20 million items": Case("def f(x):\n    return [0] * 20_000_000", "output_too_large"),
     "an endless result": Case(
         "class L(list):\n    def __iter__(self):\n        while True: yield 0\ndef f(x):\n    return L([1])",
