@@ -180,24 +180,22 @@ def check_model(name: str) -> None:
 
         name, _ = parse_ray(name)
         return check_model(name)
-    source, is_folder = _source(name)
-    from transformers import AutoConfig
-
-    try:
-        revision, local = (None, True) if is_folder else _resolve(source, None)
-        AutoConfig.from_pretrained(source, revision=revision, local_files_only=local)
-    except (OSError, ValueError) as error:
-        raise _explained(name, error) from error
+    _small_part(name, "AutoConfig")
 
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model: an alias, a folder or a hub id. ModelError if there is none."""
-    from transformers import AutoTokenizer
+    return _small_part(name, "AutoTokenizer")
+
+
+def _small_part(name: str, kind: str) -> Any:
+    """What is not weights: ``kind`` is the class of transformers that reads it."""
+    import transformers
 
     source, is_folder = _source(name)
     try:
         revision, local = (None, True) if is_folder else _resolve(source, None)
-        return AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=local)
+        return getattr(transformers, kind).from_pretrained(source, revision=revision, local_files_only=local)
     except (OSError, ValueError) as error:
         raise _explained(name, error) from error
 

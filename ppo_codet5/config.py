@@ -214,7 +214,7 @@ class Config(Section):
         values, config = {"prompt_form": "completion", **values}, cls()
         other = "codellama_model" if values["prompt_form"] == "completion" else "codet5_model"
         for section in (config.model, config.training, config.environment, config.cache, config):
-            for setting in fields(section):  # type: ignore[arg-type]
+            for setting in fields(section):
                 if setting.name == other:
                     setattr(section, other, getattr(model or ModelConfig(), other))
                 elif _parameter(setting) in values:
@@ -236,7 +236,7 @@ class Config(Section):
         flat = {
             _parameter(setting): getattr(section, setting.name)
             for section in (self.model, self.training, self.environment, self.cache, self)
-            for setting in fields(section)  # type: ignore[arg-type]
+            for setting in fields(section)
             if setting.metadata
         }
         completion = self.model.prompt_form == "completion"

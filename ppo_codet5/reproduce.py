@@ -130,7 +130,8 @@ def plan(
     """
     types = check_names(values)
     tasks = []
-    for seed in seeds or [None]:
+    each: Sequence[int | None] = seeds or [None]
+    for seed in each:
         for name in (name for name in notebooks if name != TABLE):
             given = {k: v for k, v in values.items() if k in types[name]}
             root = Path(given.get("run_dir", "runs")) / ("" if seed is None else f"seed{seed}")
@@ -228,7 +229,7 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], kernel: str | 
             )
     except PapermillExecutionError as error:
         reason = " ".join(error.evalue.split())
-        raise InputError(f"{error.ename}: {reason} (cell {error.execcount_from_1} of {output})") from None
+        raise InputError(f"{error.ename}: {reason} (cell {error.exec_count} of {output})") from None
 
 
 def chosen(profile: str, numbers: Sequence[str] | None) -> list[str]:
@@ -266,7 +267,7 @@ def run_all(tasks: Sequence[Task], jobs: int, ray_address: str | None = None) ->
 
 def _with_processes(jobs: int) -> Callable[[Sequence[Task]], Iterator[tuple[Task, str]]]:
     """Runs tasks in ``jobs`` processes at a time, which share the cores and take turns with the GPUs."""
-    threads = max(1, (os.cpucount_from_1() or 1) // jobs)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
     for number in range(jobs):
         gpus.put(_visible_gpu(number))
@@ -420,7 +421,8 @@ def find_the_package() -> None:
 
 def run_task(text: str) -> int:
     """One task, given as JSON by ``in_a_process``."""
-    task = Task(**{k: Path(v) if k in ("output", "folder") else v for k, v in json.loads(text).items()})
+    values: dict[str, Any] = json.loads(text)
+    task = Task(**{**values, "output": Path(values["output"]), "folder": Path(values["folder"])})
     try:
         execute(resource(task.notebook), task.output, task.parameters, "python3")
     except (InputError, RuntimeError, ValueError, OSError) as error:
@@ -451,8 +453,11 @@ def run(args: argparse.Namespace) -> int:
             for number, task in enumerate(tasks):
                 print(f"{number:3d} stage {task.stage}  {task.name}  {task.output}  {json.dumps(task.parameters)}")
             return 0
-        ends = run_all(tasks, args.jobs, args.ray)
-        failed = [(task, why) for task, why in ends if why and not _say(task, why)]
+        failed = []
+        for task, why in run_all(tasks, args.jobs, args.ray):
+            if why:
+                print(f"error: {task.name}: {why}", file=sys.stderr, flush=True)
+                failed.append((task, why))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
@@ -471,10 +476,6 @@ def run(args: argparse.Namespace) -> int:
     for task, why in failed:
         print(f"failed: {task.name}: {why}", file=sys.stderr)
     return int(bool(failed))
-
-
-def _say(task: Task, why: str) -> None:
-    print(f"error: {task.name}: {why}", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

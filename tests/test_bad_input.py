@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from ppo_codet5.helpers.models import ModelError
@@ -95,6 +96,26 @@ def refused(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return sentence(*capsys.readouterr())
 
     return refused
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_cell_that_fails_is_named_and_the_other_notebooks_run(
+    jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process and, with --jobs, in processes that write logs."""
+    tasks = []
+    for name, source in (("bad", "1 / 0"), ("good", "print('fine')")):
+        cells = [nbformat.v4.new_code_cell("x: int = 1", metadata={"tags": ["parameters"]})]
+        notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(source)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        output = tmp_path / "out" / f"{name}.ipynb"
+        tasks.append(reproduce.Task(name, str(tmp_path / f"{name}.ipynb"), output, tmp_path / "out", {"x": 2}))
+    monkeypatch.setattr(os, "environ", {**os.environ, "PYTHONPATH": str(ROOT)})
+    ends = {task.name: why for task, why in reproduce.run_all(tasks, jobs)}
+    assert "ZeroDivisionError: division by zero (cell 3 of " in ends["bad"] and ends["good"] == ""
+    assert ("bad.log" in ends["bad"]) == (jobs == 2) == (tmp_path / "out" / "good.log").exists()
+    assert nbformat.read(tmp_path / "out" / "good.ipynb", as_version=4).cells[-1].outputs
 
 
 @pytest.fixture
