@@ -195,9 +195,10 @@ class ServerGenerator:
             404: f"the server must know the model {self.model} and have /v1/completions, which forced reply starts need: "
             "vLLM, transformers serve and llama.cpp have it; prompt_form: chat-free does without for the code model",
         }.get(error.status_code, "see the server's log")
-        words = " ".join(str(getattr(error, "message", error)).split())[:300]
-        words = words.replace(self._client.api_key, "***")  # some servers repeat it
-        return ModelError(f"{self.url} refused with HTTP {error.status_code} ({words}): {advice}.")
+        words = " ".join(str(getattr(error, "message", error)).split())
+        if key := os.environ.get(API_KEY):
+            words = words.replace(key, "***")  # some servers repeat it
+        return ModelError(f"{self.url} refused with HTTP {error.status_code} ({words[:300]}): {advice}.")
 
     def _render(self, messages: tuple[tuple[str, str], ...]) -> str:
         """A chat as the plain text that the model was trained on, without the mark that the server's tokenizer adds."""
