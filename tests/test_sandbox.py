@@ -69,7 +69,7 @@ def test_verdict_fields(sandbox: Sandbox) -> None:
     assert verdict.mask == (1, 0, 0) and verdict.outcomes == ("pass", "wrong_value", "exception")
     assert verdict.messages == ("", "[0, {'a': (1.5,)}]", "ZeroDivisionError: division by zero")
     assert (verdict.error_type, verdict.error_message) == ("wrong_value", "[0, {'a': (1.5,)}]")
-    assert 0 < verdict.cpu_seconds < 1 and 0 < verdict.wall_seconds < 10 and not verdict.notes and not verdict.passed
+    assert 0 < verdict.cpu_seconds < 5 and 0 < verdict.wall_seconds < 60 and not verdict.notes and not verdict.passed
     assert set(verdict.outcomes) <= set(OUTCOMES)
     (verdict,) = sandbox.run([Program(code, ("assert f(2) == 1", "assert f(0) == 5"))])
     assert (verdict.error_type, verdict.error_message) == ("ZeroDivisionError", "ZeroDivisionError: division by zero")
@@ -262,7 +262,7 @@ def test_later_asserts_are_tried_after_one_that_ends_the_process(sandbox: Sandbo
     tests = tuple(f"assert f({i}) == 0" for i in (2, 2, 2, 2, 2, 4))
     (verdict,) = sandbox.run([Program(code, tests, limits=Limits(0.3, 10))])
     assert verdict.outcomes == ("timeout",) * 4 + ("not_run",) * 2
-    assert verdict.cpu_seconds < 0.6  # the limit holds for all processes together
+    assert verdict.cpu_seconds < 0.9  # the limit holds for all processes together: four would use 1.2
 
 
 def test_calibrate() -> None:

@@ -1,0 +1,66 @@
+"""How long the README's commands take in a fresh clone, for the table of minutes in README.md.
+
+    python benchmarks/minutes.py "make demo" "make demo-quick" --output results/speed/minutes.json
+
+Clones the committed state of this checkout, runs ``make assets`` there (environment and downloads: "install"), then each
+command with no text generated before. Figures of commands that are not given stay in the file. Use an idle machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def seconds(command, folder):
+    """Wall-clock seconds of a shell command, whose output goes to the terminal; ends this script if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "PPO_CODET5_CACHE"}
+    began = time.monotonic()
+    code = subprocess.run(command, shell=True, cwd=folder, env=environment, stdin=subprocess.DEVNULL).returncode
+    if code:
+        sys.exit(f"{command} failed in {folder} with exit code {code}; nothing was written for it")
+    return round(time.monotonic() - began, 1)
+
+
+def machine():
+    """Cores, processor and memory of this machine; no name of it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{os.cpu_count()} CPU cores ({models[0] if models else platform.machine()}), {memory:.0f} GB, no GPU used"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("commands", nargs="+", help='shell commands, run in the clone: "make demo"')
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to add the figures to")
+    parser.add_argument("--clone", type=Path, help="folder for the clone; kept, and gone on with if it is there")
+    arguments = parser.parse_args()
+    folder = arguments.clone or Path(tempfile.mkdtemp(prefix="ppo-codet5-"))
+    try:
+        if not (folder / "Makefile").exists():
+            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+        for command in ("make assets", *arguments.commands):
+            shutil.rmtree(folder / "cache" / "generations", ignore_errors=True)
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+            taken = seconds(command, folder)
+            record = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else {}
+            record = {"machine": machine(), "commands": record.get("commands", {})}
+            record["commands"][command] = {"seconds": taken}
+            arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            print(f"{command}: {taken / 60:.1f} minutes", flush=True)
+    finally:
+        if arguments.clone is None:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
