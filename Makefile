@@ -1,12 +1,12 @@
 # make demo   a trained agent and its evaluation on a laptop, from nothing but a package index;  make demo-quick  tiny
-# make test   all fast tests;  make test-slow  the slower ones;  make test-distributed  servers and Ray;  make lint  ruff, types, twin cells
+# make test   all fast tests;  make test-slow  the slower ones, with a server and Ray;  make lint  ruff, types, twin cells
 PYTHON ?= python3
 PROFILE ?= laptop
 VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo demo-quick test test-slow test-distributed lint assets clean
+.PHONY: demo demo-quick test test-slow lint assets clean
 
 $(BIN)/.requirements: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,13 +28,10 @@ demo-quick: PROFILE := smoke
 demo-quick: demo
 
 test: assets $(BIN)/.requirements-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not distributed"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m pytest -m slow
-
-test-distributed: assets $(BIN)/.requirements-dev
-	$(BIN)/python -m pytest -m distributed
 
 lint: $(BIN)/.requirements-dev
 	$(BIN)/ruff check .

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from .models import Completion, Request, TextGenerator
-from .runs import logger
+from .runs import RunError, logger
 
 _FORMAT = 1
 _CHECK_EVERY = 500  # writes between two looks at the size of the folder
+
+
+@functools.cache
+def _claims(path: Path) -> BinaryIO:
+    """The file on whose bytes processes hold locks. Open to the end: closing it anywhere would give up all of them."""
+    return open(path, "ab")
+
+
+def _lock(file: BinaryIO, key: str, how: int) -> bool:
+    """Lock or unlock the byte that stands for a key, False if another process has it; the file need not be that long."""
+    try:
+        fcntl.lockf(file, how, 1, int(key[:15], 16))
+    except (BlockingIOError, PermissionError):  # which of them depends on the system
+        return False
+    except OSError as error:
+        raise RunError(
+            f"{file.name}: the file system has no POSIX locks ({error}), which the replies of a server need; "
+            "choose another generation_cache"
+        ) from None
+    return True
 
 
 @dataclass
@@ -36,12 +60,15 @@ class CachedGenerator:
 
     The key is the SHA-256 of the model's name, revision, dtype and sampler version and of every field of the request.
     One small file per completion, written under a temporary name and renamed, so that processes and cluster nodes
-    may share ``folder``; an unreadable file counts as a miss. Above ``max_mb`` the oldest files go.
+    may share ``folder``; an unreadable file counts as a miss. Above ``max_mb`` the oldest files go. Where ``inner`` is a
+    server, which would answer the same request with another text, a request that another process has under way is
+    waited for (the folder's file system must have POSIX locks).
     """
 
     def __init__(self, inner: TextGenerator, folder: Path | str, max_mb: float = 2048) -> None:
         self.inner, self.folder, self.max_bytes = inner, Path(folder), int(max_mb * 2**20)
         self.stats = CacheStats()
+        self.claims = self.dtype == "server"
         self._writes = 0
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -85,20 +112,50 @@ class CachedGenerator:
                     each(place, mine)
 
         def made(number: int, completion: Completion) -> None:
-            self._write(new[number], completion)
-            settle(new[number], completion, cached=False)
+            self._write(ask[number], completion)
+            settle(ask[number], completion, cached=False)
 
         found = {key: self._read(key) for key in places}
-        new = [key for key, completion in found.items() if completion is None]
+        waiting, asked = [key for key, completion in found.items() if completion is None], 0
         for key, completion in found.items():
             if completion is not None:
                 settle(key, completion, cached=True)
-        logger.debug("%s: %d completions, %d of them in the cache", self.name, len(requests), len(requests) - len(new))
-        if new:
-            self.inner.generate([requests[places[key][0]] for key in new], made)
-        self.stats.misses += len(new)
-        self.stats.hits += len(requests) - len(new)
+        logger.debug("%s: %d completions, %d of them not in the cache", self.name, len(requests), len(waiting))
+        while waiting:
+            with self._claimed(waiting) as mine:
+                waiting = [key for key in waiting if key not in mine]
+                for key in mine:
+                    if self.claims and (completion := self._read(key)) is not None:  # written while we waited
+                        settle(key, completion, cached=True)
+                ask = [key for key in mine if done[places[key][0]] is None]
+                if ask:
+                    self.inner.generate([requests[places[key][0]] for key in ask], made)
+                asked += len(ask)
+        self.stats.misses += asked
+        self.stats.hits += len(requests) - asked
         return [completion for completion in done if completion is not None]
+
+    @contextlib.contextmanager
+    def _claimed(self, keys: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Those of ``keys``, at least one, that this process may ask for. It waits only where others have all of them.
+
+        Others are kept from asking for these until it leaves, or ends. None is held while it waits for another, so
+        processes never wait for each other in a circle.
+        """
+        if not self.claims:
+            yield keys
+            return
+        file = _claims(self.folder / "claims")
+        held = [key for key in keys if _lock(file, key, fcntl.LOCK_EX | fcntl.LOCK_NB)]
+        if not held:
+            logger.debug("%s: waiting for a completion that another process has asked for", self.name)
+            _lock(file, keys[0], fcntl.LOCK_EX)
+            held = [keys[0]]
+        try:
+            yield held
+        finally:
+            for key in held:
+                _lock(file, key, fcntl.LOCK_UN)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.json"

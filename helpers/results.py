@@ -59,7 +59,7 @@ _LEARNING = (
 _NEVER_OWN = "problems eval_split visible_tests code_model max_steps task_ids scored preamble timeout_seconds"
 _SLIM = (
     "phase strategy seed task_id attempt action visible_mask scored_mask outcomes prompt_tokens completion_tokens "
-    "rewriter_calls rewriter_prompt_tokens rewriter_completion_tokens"
+    "rewriter_calls rewriter_prompt_tokens rewriter_completion_tokens hands_in"
 )
 _OWN = {"own_settings", "tuning"}
 PER_RUN = set(_PER_RUN.split())  # may differ between any two runs of a column
@@ -75,7 +75,8 @@ Row = Mapping[str, Any]
 
 def slim(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """The evaluated attempts, without prompts, programs and feedback: small enough to commit."""
-    return [{name: row[name] for name in SLIM} for row in rows if row["phase"] == "eval"]
+    kept = (row for row in rows if row["phase"] == "eval")
+    return [{name: row[name] for name in SLIM if name != "hands_in" or name in row} for row in kept]
 
 
 def failure(outcomes: Sequence[str]) -> str:

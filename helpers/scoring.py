@@ -33,7 +33,13 @@ def share(mask: Sequence[int]) -> float:
 
 
 def submitted(attempts: Sequence[Row]) -> Row:
-    """The one program that a strategy hands in: best visible score, the earliest on ties (DESIGN: protocols)."""
+    """The one program that a strategy hands in: best visible score, the earliest on ties.
+
+    A method that chooses otherwise says so in the last row: ``hands_in`` is the number of that attempt (EPiC's public
+    variant, and Reflexion with tests of its own, in notebook 03).
+    """
+    if "hands_in" in (last := max(attempts, key=lambda r: r["attempt"])):
+        return next(row for row in attempts if row["attempt"] == last["hands_in"])
     return max(attempts, key=lambda r: (share(r["visible_mask"]), -r["attempt"]))
 
 
@@ -45,7 +51,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     p, z2 = successes / n, z * z
     centre, half = p + z2 / (2 * n), z * ((p * (1 - p) + z2 / (4 * n)) / n) ** 0.5
     low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
-    return (max(0.0, low), min(1.0, high))
+    return (low if successes else 0.0, high if successes < n else 1.0)  # there the formula is off by a rounding error
 
 
 def score(rows: Iterable[Row], task_ids: Sequence[int], budget: int | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ passed on, but equal seeds need not give equal texts, so replies are kept in the
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -49,6 +50,20 @@ def parse(name: str) -> tuple[str, str]:
     if not (name.startswith(PREFIX) and separator and model and url.startswith(("http://", "https://"))):
         raise ModelError(f"{name!r} must have the form openai:NAME@http://host:port/v1")
     return model, url.rstrip("/")
+
+
+def _lacking(reply: Any) -> str:
+    """What a reply must have and has not, "" if it is whole. What the client gives for other JSON, or none, varies."""
+    choices = getattr(reply, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    # A chat that reached its limit while it reasoned has a message without content.
+    if not isinstance(getattr(choice, "text", None), str) and getattr(choice, "message", None) is None:
+        return "its text"
+    if not getattr(choice, "finish_reason", None):
+        return "its finish_reason"
+    usage = getattr(reply, "usage", None)
+    counts = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
+    return "" if all(isinstance(count, int) for count in counts) else "its token counts"
 
 
 class ServerGenerator:
@@ -158,11 +173,9 @@ class ServerGenerator:
         while True:
             try:
                 reply = create(**settings)
-                choice = reply.choices[0]  # a chat that reached its limit while it reasoned has no content
-                whole = isinstance(choice.text, str) if hasattr(choice, "text") else choice.message is not None
-                if not (whole and choice.finish_reason and reply.usage):
-                    raise ValueError("it lacks its text or its token counts")
-                return reply
+                if not (lacking := _lacking(reply)):
+                    return reply
+                problem, least = f"a reply without {lacking}", 0.0
             except self._openai.APIStatusError as error:
                 code, problem = error.status_code, f"HTTP {error.status_code}"
                 if code not in (408, 409, 429) and code < 500:
@@ -171,8 +184,8 @@ class ServerGenerator:
                 least = float(asked) if asked.replace(".", "", 1).isdecimal() else 0.0
             except (self._openai.APIConnectionError, self._openai.APIResponseValidationError) as error:
                 problem, least = f"{type(error).__name__}: {error.__cause__ or error}", 0.0
-            except (ValueError, TypeError, AttributeError, LookupError) as error:  # a reply cut short is no valid JSON
-                problem, least = f"an unreadable reply ({type(error).__name__}: {error})", 0.0
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:  # it was cut short
+                problem, least = f"an unreadable reply ({error})", 0.0
             wait_for = max(least, pause * random.uniform(0.5, 1.5))
             deadline = min(deadline, time.monotonic() + self.patience)  # from the first failure on
             if given_up.is_set() or time.monotonic() + wait_for > deadline:

@@ -27,6 +27,7 @@ OF_SOME_NOTEBOOKS = set(
         "epic_population",
         "epic_variant",
         "reflexion_memory",
+        "reflexion_tests",
         "reflexion_variant",
         "clip_epsilon",
         "entropy_coef",
@@ -53,7 +54,8 @@ _MORE_THAN_0 = (
     "schedule_beam bandit_ridge"
 )
 _NOT_LESS_THAN_0 = (
-    "seed temperature rewrite_temperature memory_size value_coef entropy_coef updates_ahead eval_frequency"
+    "seed temperature rewrite_temperature memory_size value_coef entropy_coef updates_ahead eval_frequency "
+    "reflexion_tests"
 )
 _FROM_0_TO_1 = "mutation_rate min_similarity gamma gae_lambda"
 _LIMITS = "train_limit eval_limit selection_limit"

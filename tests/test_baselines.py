@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import types
@@ -15,13 +16,13 @@ import pytest
 from notebooks import module_of
 from ppo_codet5.helpers import scoring
 from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.models import Request
-from ppo_codet5.helpers.programs import extract_program
+from ppo_codet5.helpers.models import Completion, Request
+from ppo_codet5.helpers.programs import extract_program, sides
 from ppo_codet5.helpers.runs import RunError, read_rows
 from ppo_codet5.helpers.stops import cut
 from scripted import CUT, REFLECT, STARTER, Coder, Rewriter, partly, right, scripted_llama, small, sometimes, wrong
 
-from ppo_codet5 import core
+from ppo_codet5 import core, reproduce
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
 
 STRATEGIES = ("direct", "mutation", "rewriting", "random", "epic", "reflexion")
@@ -334,6 +335,7 @@ def test_epic_s_public_variant_accepts_less_and_ends_sooner(
 ) -> None:
     _, attempts, _ = epic_search(make, monkeypatch, never, epic_variant="public", max_steps=30)
     assert {len(rows) for rows in attempts.values()} == {1 + 5 + 4 + 4}
+    assert {row["hands_in"] for rows in attempts.values() for row in rows} == {0}  # nothing was accepted
     monkeypatch.undo()
 
     def two_of_three(problem: Any, request: Request) -> str:
@@ -353,13 +355,14 @@ def test_epic_s_public_variant_accepts_less_and_ends_sooner(
     for rows in attempts.values():
         assert scoring.share(rows[0]["visible_mask"]) == pytest.approx(2 / 3)
         assert len(rows) == 1 + 5 + 1  # the first mutant is accepted
+        kept = rows[-1]["hands_in"]  # the fittest of the new population, which the kept prompt is in
+        assert [row["hands_in"] for row in rows] == [0] * 6 + [kept] and scoring.share(rows[kept]["visible_mask"]) > 0.6
+        assert scoring.submitted(rows) is rows[kept] and scoring.submitted(rows[:-1]) is rows[0]
     assert baselines.nb.own_settings(baselines.config, "epic")["epic_elitism"] is False
 
 
 def arguments(test: str) -> list[Any]:
     """The arguments of ``assert call == expected``, literals only."""
-    import ast
-
     call = ast.parse(test).body[0].test.left
     return [ast.literal_eval(argument) for argument in call.args]
 
@@ -413,6 +416,87 @@ def test_what_reflexion_learns_on_one_problem_stays_there(make: Callable[..., An
     assert ended == (False, True) and world.memory.entries == []
     world.advance([two], [0])
     assert "Note" not in two.attempts[0]["prompt"]
+
+
+def own_tests(request: Request) -> str | None:
+    """What the scripted instruct model writes when it is asked for asserts: a true one, one that is shown, and noise."""
+    if not request.prefix.startswith("assert "):
+        return None
+    problem = next(p for p in PROBLEMS if request.prefix == f"assert {p.entry_point}(")
+    test = another(problem)
+    return "\n".join([problem.tests[0], "assert true", test, "This tests it well.", test, "x = 1"])
+
+
+def another(problem: Any) -> str:
+    """An assert that is not shown and expects another value than the one that is."""
+    first, *others = (test.rpartition(" == ")[2] for test in problem.tests + problem.challenge_tests)
+    return (problem.tests + problem.challenge_tests)[1 + [other != first for other in others].index(True)]
+
+
+def test_reflexion_goes_on_until_its_own_tests_pass_too(make: Callable[..., Any]) -> None:
+    """Programs pass the visible assert only until the third attempt, which passes all."""
+
+    def third(problem: Any, request: Request) -> str:
+        return right(problem) if task_of(request).count(f"Note: {REFLECT}") == 2 else partly(problem)
+
+    baselines = make(third, max_steps=4, reflexion_tests=3)
+    baselines.parts.rewriter.rule = own_tests
+    for task, rows in played(baselines, "reflexion").items():
+        problem = next(p for p in PROBLEMS if p.task_id == task)
+        assert [row["visible_mask"] for row in rows] == [[1]] * 3 and [row["own_mask"] for row in rows] == [
+            [0],
+            [0],
+            [1],
+        ]
+        assert [row["rewriter_calls"] for row in rows] == [1, 1, 1]  # tests, then reflections
+        shown, own = (sides(ast.unparse(ast.parse(test)))[0] for test in (problem.tests[0], another(problem)))
+        assert f"{sides(problem.tests[0])[0]} is right. {own} should be " in rows[1]["prompt"] and own != shown
+        assert scoring.submitted(rows)["attempt"] == 2
+    asked = baselines.parts.rewriter.requests[0]
+    assert asked.stop == "none" and "Write 3 assert statements" in asked.prompt[0][1] and asked.temperature == 0.2
+
+
+def test_no_valid_test_of_its_own_means_that_nobody_knows(make: Callable[..., Any]) -> None:
+    baselines = make(halfway, max_steps=3, reflexion_tests=2)
+    baselines.parts.rewriter.rule = lambda request: "assert it" if request.prefix.startswith("assert ") else None
+    for rows in played(baselines, "reflexion").values():
+        assert len(rows) == 1 and not rows[0].keys() & {"own_mask", "hands_in"}  # the visible assert alone decided
+
+
+def test_own_tests_may_be_wrong_and_the_budget_still_ends_it(make: Callable[..., Any]) -> None:
+    """Every program is right, the tests are not: all attempts are made, and the first of equals is handed in."""
+    baselines = make(lambda problem, request: right(problem), max_steps=3, reflexion_tests=2)
+    baselines.parts.rewriter.rule = lambda request: f"{request.prefix}) == 'x'" if "assert" in request.prefix else None
+    sizes = {phase: len(problems) for phase, problems in baselines.problems.items()}
+    most, _ = baselines.nb.amounts(baselines.config, "reflexion", sizes, solved=0.0)
+    attempts = played(baselines, "reflexion")
+    assert most == sum(map(len, attempts.values()))
+    for rows in attempts.values():
+        assert [row["own_mask"] for row in rows] == [[0]] * 3 and [row["hands_in"] for row in rows] == [0] * 3
+
+
+def test_a_test_cut_by_the_limit_or_of_a_call_that_is_shown_does_not_count(make: Callable[..., Any]) -> None:
+    baselines = make(never, reflexion_tests=3)
+    nb, problem = baselines.nb, baselines.problems["eval"][0]
+    shown_call = sides(problem.tests[0])[0].removeprefix(f"{problem.entry_point}(")
+
+    def written(text: str, finish_reason: str) -> list[str]:
+        own = nb.OwnTests(nb.with_own(baselines.config, "reflexion"), baselines.parts, lambda *key: 0)
+        own.model.generator = types.SimpleNamespace(
+            generate=lambda requests: [Completion(text, 1, 1, finish_reason) for _ in requests]
+        )
+        own.write([nb.Episode(problem, 0)], [nb.Cost()])
+        return own.of[problem.task_id, 0]
+
+    name = problem.entry_point
+    text = f"assert {name}({shown_call} == 'else'\nassert {name}(1) == 2\nassert {name}(1) == 3\nassert {name}(2) == 14"
+    assert written(text, "stop") == [f"assert {name}(1) == 2", f"assert {name}(2) == 14"]
+    assert written(text, "length") == [f"assert {name}(1) == 2"]
+
+
+def test_runs_without_own_tests_are_what_they_were_before_there_were_any(make: Callable[..., Any]) -> None:
+    assert "reflexion_tests" not in make().nb.own_settings(make().config, "reflexion")
+    assert make().nb.own_settings(make(reflexion_tests=2).config, "reflexion")["reflexion_tests"] == 2
 
 
 # Selection
@@ -692,6 +776,9 @@ def test_wrong_parameters_are_refused_in_one_sentence() -> None:
         exec("from ppo_codet5.helpers import runs, settings\nfrom pathlib import Path", namespace)
         with pytest.raises(RunError, match=re.escape(words)):
             exec(compile(check, "check", "exec", dont_inherit=True), namespace)
+    namespace |= {"max_steps": 4}
+    exec(compile(check, "check", "exec", dont_inherit=True), namespace)
+    assert namespace["chosen"] == namespace["STRATEGIES"] == reproduce.STRATEGIES  # tasks of their own in a grid
 
 
 def test_a_rewrite_that_is_no_sentence_is_replaced_for_epic_too(make: Callable[..., Any]) -> None:

@@ -21,7 +21,6 @@ from ppo_codet5.helpers.cluster import RayGenerator, connect, parse
 from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator, load_model
 from tiny import save_llama, save_t5
 
-distributed = pytest.mark.distributed
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 20
 
@@ -86,7 +85,7 @@ def test_the_name_is_read_and_a_wrong_one_refused() -> None:
             check_model(name)
 
 
-@distributed
+@pytest.mark.slow
 def test_two_replicas_write_the_programs_of_one_process(pool: RayGenerator, folder: Path) -> None:
     alone = load_model(str(folder), dtype="float32")
     assert (pool.name, pool.revision, pool.dtype) == (alone.name, alone.revision, alone.dtype)
@@ -99,20 +98,20 @@ def test_two_replicas_write_the_programs_of_one_process(pool: RayGenerator, fold
     assert load_generator(f"ray:{folder}@2") is pool  # a model that also rewrites has no replicas of its own
 
 
-@distributed
+@pytest.mark.slow
 def test_an_impossible_request_is_the_same_error_as_in_one_process(pool: RayGenerator) -> None:
     with pytest.raises(ModelError, match="can see 1024"):
         pool.generate([Request("number " * 2000, seed=1)])
     assert len(pool.generate(requests(3))) == 3
 
 
-@distributed
+@pytest.mark.slow
 def test_more_replicas_than_there_is_room_for_are_refused(ray: Any, folder: Path) -> None:
     with pytest.raises(ModelError, match="asks for 999 CPUs, of which the Ray cluster has"):
         RayGenerator(f"ray:{folder}@999")
 
 
-@distributed
+@pytest.mark.slow
 def test_killing_replicas_at_random_moments_loses_nothing_and_counts_nothing_twice(
     pool: RayGenerator, folder: Path
 ) -> None:
@@ -143,7 +142,7 @@ def test_killing_replicas_at_random_moments_loses_nothing_and_counts_nothing_twi
         assert heard == Counter(range(len(asked)))
 
 
-@distributed
+@pytest.mark.slow
 def test_a_run_on_replicas_is_that_of_one_process_although_one_is_killed(
     pool: RayGenerator, folder: Path, tmp_path: Path, parts: Any
 ) -> None:
@@ -182,7 +181,7 @@ def grid(tmp_path: Path, *arguments: str, rc: int = 0) -> subprocess.CompletedPr
 FEW = ("-p", "strategies=direct, random")
 
 
-@distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [("--jobs", "2"), ("--ray", "local")])
 def test_the_grid_runs_as_independent_tasks(where: tuple[str, str], tmp_path: Path) -> None:
     """A cell that fails does not stop the others, and is named with its log."""
@@ -203,7 +202,7 @@ def test_the_grid_runs_as_independent_tasks(where: tuple[str, str], tmp_path: Pa
     assert len(list(folder.rglob("summary.json"))) == 4
 
 
-@distributed
+@pytest.mark.slow
 def test_one_cell_of_the_grid(tmp_path: Path) -> None:
     """What a task of a Slurm array runs, twice as after a requeue."""
     listed = grid(tmp_path, *FEW, "--dry-run").stdout.splitlines()

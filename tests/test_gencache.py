@@ -151,3 +151,42 @@ def test_processes_may_share_a_folder_that_is_too_small(tmp_path: Path) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], env=env) for _ in range(4)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0, 0]
     assert not list(tmp_path.glob("*/*.tmp"))
+
+
+STREAM = """
+import os, sys, time
+from pathlib import Path
+from test_gencache import Echo
+from ppo_codet5.helpers.gencache import CachedGenerator
+from ppo_codet5.helpers.models import Completion, Request
+folder, draw, log = Path(sys.argv[1]), int(sys.argv[2]), open(sys.argv[3], "a", buffering=1)
+class Server(Echo):
+    def generate(self, requests, each):
+        for place, request in enumerate(requests):
+            time.sleep(0.01)
+            log.write(f"{request.seed}\\n")
+            each(place, Completion(f"{request.seed} by {draw}", 1, 1, "stop"))
+cached = CachedGenerator(Server(dtype="server"), folder)
+Path(f"{sys.argv[3]}.{draw}").touch()
+while len(list(folder.parent.glob("asked.*"))) < 3: time.sleep(0.01)
+if draw == 2:
+    cached.inner.generate = lambda requests, each: os._exit(3)  # dies with all that it asked for under way
+seeds = [(7 * draw + n) % 24 for n in range(15)]
+for completion in cached.generate([Request("x", seed) for seed in seeds]): print(completion.text)
+"""
+
+
+def test_processes_ask_a_server_for_nothing_that_another_one_has_under_way(tmp_path: Path) -> None:
+    """Its second answer would be another text; what a process that dies had under way is asked for by the next one."""
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])}
+    line = [sys.executable, "-c", STREAM, str(tmp_path / "cache")]
+    workers = [
+        subprocess.Popen([*line, str(draw), str(tmp_path / "asked")], env=env, stdout=subprocess.PIPE, text=True)
+        for draw in range(3)
+    ]
+    texts = [worker.communicate(timeout=120)[0].splitlines() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 3] and [len(lines) for lines in texts] == [15, 15, 0]
+    asked = (tmp_path / "asked").read_text().split()
+    assert len(asked) == len(set(asked)) and set(asked) == {line.split()[0] for lines in texts for line in lines}
+    assert len({line for lines in texts for line in lines}) == len(asked)  # one text each, whoever asked for it

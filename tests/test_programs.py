@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ppo_codet5.helpers.problems import load_problems
-from ppo_codet5.helpers.programs import extract_program
+from ppo_codet5.helpers.programs import extract_program, extract_tests, sides
 from ppo_codet5.helpers.sandbox import Program, Sandbox
 
 PROBLEMS = load_problems("starter")
@@ -297,3 +297,34 @@ def test_every_reference_passes_in_every_wrapping_style(sandbox):
             ]
         )
         assert [v.passed for v in verdicts] == [True] * len(PROBLEMS), style
+
+
+def test_tests_are_asserts_of_calls_on_literals_each_once():
+    reply = (
+        "assert f(1, [2.5, -3]) == {'a': (None, True)}\n  assert f(x=1) == 'b', \"a message\"\n"
+        'assert f(1,[2.5,-3])=={"a": (None, True)}\n```\n1. assert f(2) == 3\nassert f(g(1)) == 2\nassert g(1) == 2\n'
+        "assert f(1) == y\nassert f(1) != 2\nassert f(1) == 2 == 2\nassert f(1)\nassert not f(1)\nassert f(1) ==\n"
+        "assert f({[]}) == 1\nassert f(*[1]) == 1\nassert f(**{}) == 1\nassert o.f(1) == 1\nf(1) == 1\n"
+        "assert f(1) == 1; assert f(2) == 2\nassert f('\\d') == 5\nassert f() == b'x'"
+    )
+    assert extract_tests(reply, "f") == [
+        "assert f(1, [2.5, -3]) == {'a': (None, True)}",
+        "assert f(x=1) == 'b'",
+        "assert f('\\\\d') == 5",
+        "assert f() == b'x'",
+    ]
+
+
+@given(st.text() | st.text(alphabet="assert f(x1)=='[{,\n *").map(lambda text: f"assert f({text}"))
+@settings(max_examples=300)
+def test_any_text_gives_tests_that_can_be_run_or_none(text):
+    for test in extract_tests(text, "f"):
+        call, expected = sides(test)
+        assert call.startswith("f(") and extract_tests(test, "f") == [test]
+        ast.literal_eval(expected)
+
+
+def test_the_own_asserts_of_every_starter_problem_are_tests():
+    """What ``visible_tests`` shows can be compared with what a model writes."""
+    for problem in PROBLEMS:
+        assert len(extract_tests("\n".join(problem.tests), problem.entry_point)) == len(problem.tests), problem.tests

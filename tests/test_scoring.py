@@ -38,6 +38,13 @@ def test_wilson_against_scipy(n, fraction, confidence):
     assert wilson(successes, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_wilson_holds_the_share_itself_to_the_last_bit():
+    """Error bars are drawn from the share to the interval's ends, and may not be negative by a rounding error."""
+    for n in range(1, 400):
+        assert wilson(0, n)[0] == 0 and wilson(n, n)[1] == 1
+        assert all(0 <= wilson(k, n)[0] <= k / n <= wilson(k, n)[1] <= 1 for k in range(n + 1))
+
+
 def test_wilson_of_the_published_row_and_of_nothing():
     assert wilson(202, 482) == pytest.approx((0.3758, 0.4636), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
@@ -174,3 +181,9 @@ def test_results_csv_round_trip(programs):
         assert tests == mask[:3] and Fraction(row["pass_at_1_mean"]) == Fraction(sum(tests), 3)
         assert int(row["pass_at_1"]) == (sum(tests) == 3) and json.loads(row["scored_testcases"]) == mask
         assert (int(row["solved"]), float(row["soft"])) == (0 not in mask, pytest.approx(share(mask), abs=1e-4))
+
+
+def test_a_method_may_say_itself_what_it_hands_in() -> None:
+    rows = [attempt(1, 0, [0, 1]), attempt(1, 1, [1, 1], hands_in=0), attempt(1, 2, [1, 0], hands_in=2)]
+    assert [submitted(rows[:n])["attempt"] for n in (1, 2, 3)] == [0, 0, 2]
+    assert submitted(rows[::-1])["attempt"] == 2

@@ -31,7 +31,6 @@ from scripted import Rewriter, small
 
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
 
-distributed = pytest.mark.distributed
 SECRET = "sk-0123456789-of-nobody"
 
 
@@ -171,7 +170,7 @@ def test_the_name_is_read_and_a_wrong_one_refused() -> None:
         PPOCodeT5Trainer(small(code_model="openai:x@http://127.0.0.1:1/v1"))
 
 
-@distributed
+@pytest.mark.slow
 def test_a_server_writes_what_the_model_in_this_process_writes(
     generator: ServerGenerator, served: Served, line: Line
 ) -> None:
@@ -197,7 +196,7 @@ def test_a_server_writes_what_the_model_in_this_process_writes(
     assert generator.stats.prompt_tokens == sum(c.prompt_tokens for c in theirs)
 
 
-@distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["429", "500", "503", "drop", "cut", "half", "slow"])
 def test_a_failing_line_changes_nothing(fault: str, served: Served, line: Line) -> None:
     generator = ServerGenerator(f"openai:{served.model}@{line.url}", concurrency=2, patience=120, read_seconds=12)
@@ -211,7 +210,7 @@ def test_a_failing_line_changes_nothing(fault: str, served: Served, line: Line) 
         assert time.monotonic() - began >= 1  # Retry-After
 
 
-@distributed
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "advice"),
     [("401", "set OPENAI_API_KEY"), ("404", "have /v1/completions, which forced reply starts need"), ("400", "log")],
@@ -225,7 +224,7 @@ def test_what_asking_again_will_not_change_is_refused_at_once(
     assert len(line.heard) == 1
 
 
-@distributed
+@pytest.mark.slow
 def test_those_that_were_answered_are_kept_when_one_is_refused(
     generator: ServerGenerator, line: Line, tmp_path: Path
 ) -> None:
@@ -240,7 +239,7 @@ def test_those_that_were_answered_are_kept_when_one_is_refused(
     assert set(line.passed.values()) == {1}  # none was generated twice
 
 
-@distributed
+@pytest.mark.slow
 def test_a_server_that_is_down_is_waited_for_and_then_named(served: Served) -> None:
     name, port = f"openai:{served.model}@http://127.0.0.1:", free_port()
     impatient = ServerGenerator(f"{name}{port}/v1", patience=2)
@@ -265,7 +264,7 @@ def test_a_server_that_is_down_is_waited_for_and_then_named(served: Served) -> N
     late[0].server_close()
 
 
-@distributed
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_a_server_that_is_away(served: Served) -> None:
     generator = ServerGenerator(f"openai:{served.model}@http://127.0.0.1:{free_port()}/v1", patience=300)
     timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
@@ -279,7 +278,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_away(served: Served) -> None:
     assert time.monotonic() - began < 30
 
 
-@distributed
+@pytest.mark.slow
 def test_a_killed_run_sends_no_request_again_that_was_answered(served: Served, line: Line, tmp_path: Path) -> None:
     """Killed at random moments; what was under way at a kill may have been generated for nothing, two calls each."""
     script = f"""
@@ -316,7 +315,7 @@ def test_a_killed_run_sends_no_request_again_that_was_answered(served: Served, l
     assert sum(count - 1 for count in line.passed.values()) <= 2 * kills
 
 
-@distributed
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_server_dies_and_comes_back_elsewhere_or_not(
     served: Served, line: Line, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +349,7 @@ def test_a_run_goes_on_when_the_server_dies_and_comes_back_elsewhere_or_not(
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
 
 
-@distributed
+@pytest.mark.slow
 def test_the_command_trains_against_a_server_and_never_shows_the_key(
     served: Served, line: Line, tmp_path: Path
 ) -> None:

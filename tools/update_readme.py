@@ -92,7 +92,7 @@ WHAT = {  # what each command does, for the table of minutes
     "make demo": "laptop profile, all four notebooks, both forms of prompt",
     "make demo-quick": "smoke profile: every cell, no result",
     "make test": "all fast tests",
-    "make test-slow": "CartPole, whole-run repeats, the wheel in a fresh environment",
+    "make test-slow": "CartPole, whole-run repeats, the wheel in a fresh environment, a server, Ray",
 }
 
 
