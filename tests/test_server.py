@@ -326,8 +326,8 @@ def test_a_run_goes_on_when_the_server_dies_and_comes_back_elsewhere_or_not(
         code_model=name, generation_cache=str(tmp_path / "cache"), max_new_tokens=8, batch_size=2, max_steps=2
     )
 
-    def trainer(report: Callable[[str], None]) -> dict[str, Any]:
-        code = CachedGenerator(load_generator(name, batch_size=2), tmp_path / "cache")
+    def train(config: Any, report: Callable[[str], None]) -> dict[str, Any]:
+        code = CachedGenerator(load_generator(config.code_model, batch_size=2), tmp_path / "cache")
         mine = Parts(code, Rewriter(), parts.lexicon, parts.embedder, parts.sandbox)
         return PPOCodeT5Trainer(config, parts=mine).train(tmp_path / "run", report=report)
 
@@ -336,13 +336,14 @@ def test_a_run_goes_on_when_the_server_dies_and_comes_back_elsewhere_or_not(
             served.kill()
             threading.Timer(1.0, served.start, kwargs={"wait": False}).start()
 
-    summary = trainer(fall)
+    summary = train(config, fall)
     rows = read_rows(tmp_path / "run" / "attempts.jsonl")
     seen = Counter((r["phase"], r["strategy"], r["task_id"], r["visit"], r["attempt"]) for r in rows)
     assert set(seen.values()) == {1} and summary["scores"]["ppo"]["n"] == 4
     assert max(line.passed.values()) == 1
     moved = small(**{**vars(config), "code_model": name.replace("127.0.0.1", "localhost")})
-    assert PPOCodeT5Trainer(moved).train(tmp_path / "run", report=lambda line: None) == summary  # read: the same run
+    calls = len(line.heard)
+    assert train(moved, lambda line: None) == summary and len(line.heard) == calls  # read: the same run
     assert all(row["prompt_tokens"] > 0 and row["completion_tokens"] > 0 for row in rows)
     assert line.keys == {f"Bearer {SECRET}"}
     for path in tmp_path.rglob("*"):
