@@ -26,7 +26,7 @@ import pytest
 from ppo_codet5.helpers.gencache import CachedGenerator
 from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator
 from ppo_codet5.helpers.runs import RunError, read_rows
-from ppo_codet5.helpers.server import ServerGenerator, parse
+from ppo_codet5.helpers.server import ServerGenerator, _lacking, parse
 from scripted import Rewriter, small
 
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
@@ -168,6 +168,29 @@ def test_the_name_is_read_and_a_wrong_one_refused() -> None:
             check_model(name)
     with pytest.raises(RunError, match=r"generation_cache = None .*: a server cannot repeat its replies"):
         PPOCodeT5Trainer(small(code_model="openai:x@http://127.0.0.1:1/v1"))
+
+
+def test_a_reply_that_lacks_something_is_not_taken() -> None:
+    """Of whatever type the client makes of other JSON, or of a page of text."""
+    from openai.types import Completion as Plain
+    from openai.types.chat import ChatCompletion as Chat
+
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    ends = {"index": 0, "finish_reason": "stop"}
+    whole = {"choices": [{**ends, "text": ""}], "usage": usage}
+    thought = {"choices": [{**ends, "message": {"role": "assistant", "content": None}}], "usage": usage}
+    assert _lacking(Plain.construct(**whole)) == _lacking(Chat.construct(**thought)) == ""
+    for changes, what in (
+        ({"choices": []}, "its text"),
+        ({"choices": None}, "its text"),
+        ({"choices": "text"}, "its text"),
+        ({"choices": [{**ends, "text": None}]}, "its text"),
+        ({"choices": [{"index": 0, "text": "a", "finish_reason": None}]}, "its finish_reason"),
+        ({"usage": None}, "its token counts"),
+        ({"usage": {"prompt_tokens": 3}}, "its token counts"),
+    ):
+        assert _lacking(Plain.construct(**{**whole, **changes})) == what, changes
+    assert _lacking("<html>") == _lacking(None) == _lacking(Plain.construct()) == "its text"
 
 
 @pytest.mark.slow
