@@ -2,19 +2,23 @@
 
     python benchmarks/cluster.py --output results/speed/cluster.json --figure results/speed/cluster.png    # 2 minutes
 
-Nothing here ran on a cluster. The inputs are measured: tokens of every attempt and rewrite from committed runs (by
-default ``results/laptop``), scaled to the mean length of MBPP's reference solutions; seconds of the sandbox, the
-embeddings and a PPO update in this process. The seconds of a decode step are bytes over bandwidth, for the published
-models on an A100 of 80 GB, divided by ``--reached``, the share of the bandwidth that decoding reaches: an assumption
-until ``results/gpu`` has a measured one. The simulation (SimPy) plays what helpers/cluster.py does: every vector step
-splits its rewrites, then its generations, into chunks for the replicas, while finished programs go to the sandbox; then
-the learner embeds and chooses. ``--calculation`` prints the hours alone.
+Nothing here ran on a cluster. Measured are the tokens of every attempt and rewrite of the random strategy in committed
+runs (by default ``results/laptop``), scaled to the mean length of MBPP's reference solutions, and how many programs
+timed out there; in this process, the seconds of each reference program in the sandbox, of an embedding and of a PPO
+update. Calculated are the seconds of a decode step: bytes over bandwidth, for the published models on an A100 of 80 GB,
+divided by ``--reached``, the share of the bandwidth that decoding reaches, an assumption until ``results/gpu`` has a
+measured one. Of the published table: how many problems are solved after 1 and after 10 attempts, a power law between.
+The simulation (SimPy) plays what helpers/cluster.py does: every vector step splits its rewrites, then its generations,
+into chunks for the replicas, while finished programs go to the sandbox; then the learner embeds and chooses. N replicas
+are N of the code model and N of the rewriter, each on a card of its own; in the hours of the table a task has one card
+for both. ``--calculation`` prints the hours alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from pathlib import Path
@@ -37,7 +41,10 @@ A100_BYTES, A100_FLOPS = 2.039e12, 312e12  # a second; NVIDIA's data sheet of th
 MODELS = {"CodeT5+ 770M": (0.74e9, 196_608), "CodeLlama 7B": (6.74e9, 524_288), "Llama-3.2-3B": (3.21e9, 114_688)}
 REWRITER = "Llama-3.2-3B"
 PROBLEMS, BUDGET, EPISODES, SEEDS = 500, 10, 1000, 3  # the published setting: MBPP test, steps, training episodes
-SOLVED = {"CodeT5+ 770M": 0.1284, "CodeLlama 7B": 0.4191}  # of one attempt: the published direct rows
+# Solved after one attempt and after ten: the published rows of direct generation and of random actions.
+SOLVED = {"CodeT5+ 770M": (0.1284, 0.3112), "CodeLlama 7B": (0.4191, 0.4908)}
+START_SECONDS, LOAD_BYTES = 60.0, 1e9  # assumed: for a task's process to start, and of weights read a second
+TIMEOUT_SECONDS = 2.0  # what a program that never ends takes, at least (timeout_seconds)
 ROWS = 64  # in flight on a replica
 REPLICAS = (1, 2, 4, 8, 16, 32, 64, 80, 128)
 DOLLARS = 2.0  # for an hour of an A100, an assumption
@@ -53,25 +60,35 @@ def prefill_seconds(model, tokens, reached):
     return 2 * MODELS[model][0] * tokens / (A100_FLOPS * reached)
 
 
+def unsolved(code, attempts):
+    """Share of problems not solved after so many attempts: 1 - first * attempts ** power, through both figures."""
+    first, tenth = SOLVED[code]
+    return 1 - first * attempts ** math.log10(tenth / first) if attempts else 1.0
+
+
 def measured_attempts(folder):
-    """[(code prompt, code, rewriter prompt, rewriter tokens)] of all attempts under a folder; tokens of one attempt."""
+    """[(code prompt, code, rewriter prompt, rewriter tokens)] of the attempts with random actions under a folder, in
+    tokens; and the share of all programs there that ran into the time limit."""
     runs, _ = results.collect(str(folder))
     names = ("prompt_tokens", "completion_tokens", "rewriter_prompt_tokens", "rewriter_completion_tokens")
-    rows = [tuple(row[name] for name in names) for run in runs for row in run.attempts if row["strategy"] == "random"]
-    if not rows:
+    rows = [row for run in runs for row in run.attempts]
+    drawn = [tuple(row[name] for name in names) for row in rows if row["strategy"] == "random"]
+    if not drawn:
         raise SystemExit(f"no runs of the strategy random under {folder}: give a folder of run directories")
-    return rows
+    return drawn, sum("timeout" in row["outcomes"] for row in rows) / len(rows)
 
 
 def measured_here():
-    """Seconds on this machine: of the sandbox for a program (one worker), of embedding a text, of a PPO update."""
+    """Seconds on this machine: of the sandbox for each program, of embedding a text, of a PPO update."""
     problems = load_problems("starter", "train")
     programs = [Program(p.reference, (*p.tests, *p.challenge_tests)) for p in problems]
     with Sandbox(workers=1, cache_size=0) as sandbox:
         sandbox.run(programs[:20])
-        began = time.perf_counter()
-        sandbox.run(programs)
-        sandbox_seconds = (time.perf_counter() - began) / len(programs)
+        sandbox_seconds = []
+        for program in programs:
+            began = time.perf_counter()
+            sandbox.run([program])
+            sandbox_seconds.append(time.perf_counter() - began)
     from ppo_codet5.helpers.embedding import Embedder
 
     embedder = Embedder()
@@ -91,14 +108,18 @@ def measured_here():
 
 
 class Cluster:
-    """Replicas, sandbox workers and the learner of one run, in simulated time."""
+    """Replicas of both models, sandbox workers and the learner of one run, in simulated time.
 
-    def __init__(self, replicas, code, here, attempts, reached, workers, seed=0):
-        self.env, self.draw = simpy.Environment(), random.Random(seed)
-        self.replicas, self.count = simpy.Resource(self.env, replicas), replicas
+    ``shared``: code model and rewriter take turns on the same cards.
+    """
+
+    def __init__(self, replicas, code, here, attempts, timeouts, reached, workers, shared, seed=0):
+        self.env, self.draw, self.count, self.timeouts = simpy.Environment(), random.Random(seed), replicas, timeouts
+        self.cards = {code: simpy.Resource(self.env, replicas)}
+        self.cards[REWRITER] = self.cards[code] if shared else simpy.Resource(self.env, replicas)
         self.workers, self.code, self.here, self.attempts = simpy.Resource(self.env, workers), code, here, attempts
         self.reached, self.scale = reached, MBPP_CODE_TOKENS / np.mean([a[1] for a in attempts])
-        self.busy = {"replicas": 0.0, "sandbox": 0.0, "learner": 0.0}
+        self.busy = {"replicas": 0.0, "rewriters": 0.0, "sandbox": 0.0, "learner": 0.0}
 
     def hold(self, resource, seconds, name):
         with resource.request() as turn:
@@ -112,12 +133,15 @@ class Cluster:
         context = np.mean(prompts) + np.mean(tokens) / 2
         seconds = prefill_seconds(model, sum(prompts), self.reached)
         seconds += max(tokens) * step_seconds(model, len(work), context, self.reached)
-        yield from self.hold(self.replicas, seconds, "replicas")
+        yield from self.hold(self.cards[model], seconds, "replicas" if model == self.code else "rewriters")
         if judge:
             yield self.env.all_of([self.env.process(self.judge()) for _ in work])
 
     def judge(self):
-        yield from self.hold(self.workers, self.here["sandbox"], "sandbox")
+        late = self.draw.random() < self.timeouts
+        yield from self.hold(
+            self.workers, TIMEOUT_SECONDS if late else self.draw.choice(self.here["sandbox"]), "sandbox"
+        )
 
     def spread(self, model, work, judge=False):
         """Chunks of like length over all replicas, as RayGenerator cuts them."""
@@ -145,7 +169,8 @@ class Cluster:
             yield self.spread(self.code, [(MBPP_PROMPT_TOKENS, c * scale) for _, c, _, _ in drawn], judge=True)
             yield self.learner(2 * len(active) * self.here["embedding"])
             attempts += len(active)
-            going = [n + 1 for n in active if self.draw.random() > SOLVED[self.code] and n + 1 < BUDGET]
+            left = [self.draw.random() < unsolved(self.code, n + 1) / unsolved(self.code, n) for n in active]
+            going = [n + 1 for n, on in zip(active, left, strict=True) if on and n + 1 < BUDGET]
             if per_update:
                 updates = (ended + len(active) - len(going)) // per_update - ended // per_update
                 yield self.learner(updates * self.here["ppo"])
@@ -154,12 +179,12 @@ class Cluster:
         return attempts
 
 
-def simulate(replicas, code, here, attempts, options, episodes, in_flight, per_update=0):
+def simulate(replicas, code, here, measured, options, episodes, in_flight, per_update=0, shared=False):
     """Attempts per second, and the share of the time that each part was busy."""
-    cluster = Cluster(replicas, code, here, attempts, options.reached, options.workers)
+    cluster = Cluster(replicas, code, here, *measured, options.reached, options.workers, shared)
     made = cluster.env.run(cluster.env.process(cluster.run(episodes, in_flight, per_update)))
     seconds = cluster.env.now
-    room = {"replicas": replicas, "sandbox": options.workers, "learner": 1}
+    room = {"replicas": replicas, "rewriters": replicas, "sandbox": options.workers, "learner": 1}
     busy = {name: cluster.busy[name] / seconds / count for name, count in room.items()}
     return {"replicas": replicas, "attempts_per_second": made / seconds, "seconds": seconds, "busy": busy}
 
@@ -170,17 +195,18 @@ def grid(code):
     tasks += [(name, PROBLEMS, 1) for name in ("direct", "mutation", "rewriting")]
     tasks += [(name, PROBLEMS, BUDGET) for name in ("random", "epic", "reflexion", "resampling")]
     tasks += [(name, PROBLEMS + EPISODES, BUDGET) for name in ("bandit", "schedule", "fixed_action")]
-    reached = sum((1 - SOLVED[code]) ** step for step in range(BUDGET))  # attempts of an episode
+    reached = sum(unsolved(code, step) for step in range(BUDGET))  # attempts of an episode
     return [(name, episodes * (1 if budget == 1 else reached)) for name, episodes, budget in tasks]
 
 
-def hours(here, attempts, options):
+def hours(here, measured, options):
     """Hours of the whole table by number of GPUs: independent tasks, the longest first, one GPU each."""
     durations = []
     for code in SOLVED:
-        one = simulate(1, code, here, attempts, options, PROBLEMS, ROWS)
+        one = simulate(1, code, here, measured, options, PROBLEMS, ROWS, shared=True)
+        start = START_SECONDS + 2 * (MODELS[code][0] + MODELS[REWRITER][0]) / LOAD_BYTES
         for name, count in grid(code):
-            durations += [(count / one["attempts_per_second"] / 3600, code, name)] * SEEDS
+            durations += [((start + count / one["attempts_per_second"]) / 3600, code, name)] * SEEDS
     durations.sort(reverse=True)
     table = []
     for gpus in (1, 8, 80):
@@ -211,7 +237,7 @@ def draw_figure(curves, path):
         axis.set_xscale("log", base=2)
         axis.set_xticks(REPLICAS, [str(n) if n != 80 else "" for n in REPLICAS])
         axis.minorticks_off()
-        axis.set_xlabel("replicas (A100, simulated)")
+        axis.set_xlabel("replicas of each of the two models (one A100 each, simulated)")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     axes[0].set(ylabel="attempts per second", yscale="log")
@@ -230,11 +256,14 @@ def main():
     parser.add_argument("--output", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    here, attempts = measured_here(), measured_attempts(options.attempts)
-    tokens = np.mean(attempts, axis=0)
-    print("measured here:", ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in here.items()))
-    print(f"measured attempts: {len(attempts)}, {tokens[1]:.1f} tokens of code and {tokens[3]:.1f} of rewriting each")
-    expected = hours(here, attempts, options)
+    here, measured = measured_here(), measured_attempts(options.attempts)
+    tokens, means = np.mean(measured[0], axis=0), {name: float(np.mean(values)) for name, values in here.items()}
+    print("measured here:", ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in means.items()))
+    print(
+        f"measured attempts: {len(measured[0])}, {tokens[1]:.1f} tokens of code and {tokens[3]:.1f} of rewriting each"
+    )
+    print(f"programs that timed out: {measured[1]:.2%}")
+    expected = hours(here, measured, options)
     print(f"\nthe published table, {SEEDS} seeds: {expected['longest']['tasks']} tasks of one GPU each, the longest ")
     print(f"({expected['longest']['task']}) {expected['longest']['hours']:.1f} h")
     for row in expected["table"]:
@@ -253,17 +282,20 @@ def main():
     curves = {}
     for name, (costs, episodes, in_flight, per_update) in cases.items():
         curves[name] = [
-            simulate(n, options.code, costs, attempts, options, episodes or 512 * n, in_flight or ROWS * n, per_update)
+            simulate(n, options.code, costs, measured, options, episodes or 512 * n, in_flight or ROWS * n, per_update)
             for n in REPLICAS
         ]
-        print(f"\n{name}, {options.code}\n replicas  attempts/s  efficiency   busy: replicas  sandbox  learner")
+        print(
+            f"\n{name}, {options.code}\n replicas  attempts/s  efficiency   busy: replicas  rewriters  sandbox  learner"
+        )
         for row in curves[name]:
             share = row["attempts_per_second"] / curves[name][0]["attempts_per_second"] / row["replicas"]
-            busy = "  ".join(f"{row['busy'][part]:7.0%}" for part in ("replicas", "sandbox", "learner"))
+            busy = "  ".join(f"{row['busy'][part]:7.0%}" for part in row["busy"])
             print(f"{row['replicas']:9d} {row['attempts_per_second']:11.2f} {share:11.0%}          {busy}")
     if options.output:
-        about = {"code": options.code, "reached": options.reached, "workers": options.workers, "seconds": here}
-        about |= {"attempts": len(attempts), "mean_tokens": tokens.tolist(), "machine": _common.machine()}
+        about = {"code": options.code, "reached": options.reached, "workers": options.workers, "seconds": means}
+        about |= {"attempts": len(measured[0]), "mean_tokens": tokens.tolist(), "timeouts": measured[1]}
+        about |= {"start_seconds": START_SECONDS, "load_bytes": LOAD_BYTES, "machine": _common.machine()}
         options.output.write_text(json.dumps({"about": about, "hours": expected, "curves": curves}, indent=1) + "\n")
     if options.figure:
         draw_figure(curves, options.figure)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .models import Completion, ModelError, Request
 
 PREFIX = "ray:"
-STARTUP_SECONDS = 1800  # for a replica to load its model; longer means that it waits for room
+STARTUP_SECONDS = 1800  # for a replica to load its model or to answer; longer means that it waits for room
+RESTARTS = 50  # of one replica: one that crashes at each start must not go on for ever
 # To the actors' processes. No token: Ray writes these to its logs, so gated models need `hf auth login` on the nodes.
 PASSED_ON = ("PYTHONPATH", "PPO_CODET5_CACHE", "HF_HUB_CACHE", "HF_HOME", "HF_HUB_OFFLINE")
 
@@ -35,13 +37,13 @@ def connect(address: str | None = None) -> Any:
     except ImportError:
         raise ModelError("Ray is not installed: pip install 'ppo-codet5[distributed]'") from None
     if not ray.is_initialized():
-        address = address or os.environ.get("RAY_ADDRESS") or None
+        address = address or os.environ.get("RAY_ADDRESS") or "local"  # None would join any cluster of this machine
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         try:
             ray.init(
                 address=address,
                 log_to_driver=False,
-                include_dashboard=False if address is None else None,
+                include_dashboard=False if address == "local" else None,
                 runtime_env={"env_vars": passed},
                 logging_level=logging.ERROR,
             )
@@ -83,6 +85,7 @@ class RayGenerator:
 
     def __init__(self, name: str, dtype: str = "float32", device: str = "auto", batch_size: int = 32) -> None:
         model, self.replicas = parse(name)
+        model = os.path.abspath(model) if os.path.isdir(model) else model  # actors have another working folder
         self.batch_size, self._ray = batch_size, connect()
         room = self._ray.available_resources()
         kind = "GPU" if device != "cpu" and self._ray.cluster_resources().get("GPU", 0) else "CPU"
@@ -94,7 +97,7 @@ class RayGenerator:
         threads = int(self._ray.cluster_resources().get("CPU", 1)) // self.replicas
         threads = max(1, min(threads, *(int(node["Resources"].get("CPU", 1)) for node in nodes(self._ray))))
         share: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if kind == "GPU" else {"num_cpus": 1}
-        actor = self._ray.remote(**share, max_restarts=-1, max_task_retries=-1)(_Replica)
+        actor = self._ray.remote(**share, max_restarts=RESTARTS, max_task_retries=-1)(_Replica)
         self._actors = [actor.remote(model, dtype, device, batch_size, threads) for _ in range(self.replicas)]
         try:
             identities = self._ray.get([a.identity.remote() for a in self._actors], timeout=STARTUP_SECONDS)
@@ -104,6 +107,9 @@ class RayGenerator:
         except self._ray.exceptions.RayTaskError as error:
             self.close()
             raise error.as_instanceof_cause() from None
+        if len(set(identities)) > 1:
+            self.close()
+            raise ModelError(f"{name}: the replicas do not hold the same model: {sorted(set(identities))}")
         self.name, self.revision, self.dtype, self.sampler = identities[0]
 
     def generate(
@@ -113,27 +119,46 @@ class RayGenerator:
         done: list[Completion | None] = [None] * len(requests)
         places = sorted(range(len(requests)), key=lambda place: len(str(requests[place].prompt)))
         size = max(1, min(self.batch_size, -(-len(places) // self.replicas)))
-        chunks = iter([places[start : start + size] for start in range(0, len(places), size)])
+        chunks = deque(places[start : start + size] for start in range(0, len(places), size))
         under_way: dict[Any, tuple[Any, list[int]]] = {}
-        for actor in self._actors:
-            self._send(actor, chunks, requests, under_way)
-        while under_way:
-            (ready,), _ = self._ray.wait(list(under_way), num_returns=1)
-            actor, chunk = under_way.pop(ready)
-            self._send(actor, chunks, requests, under_way)
-            try:
-                completions = self._ray.get(ready)
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
-            for place, completion in zip(chunk, completions, strict=True):
-                done[place] = completion
-                if each:
-                    each(place, completion)
+        try:
+            for actor in self._actors:
+                self._send(actor, chunks, requests, under_way)
+            while under_way:
+                ready, _ = self._ray.wait(list(under_way), num_returns=1, timeout=STARTUP_SECONDS)
+                if not ready:
+                    raise ModelError(self._silent(f"none of them has answered for {STARTUP_SECONDS / 60:.0f} minutes"))
+                actor, chunk = under_way.pop(ready[0])
+                try:
+                    completions = self._ray.get(ready[0])
+                except self._ray.exceptions.RayActorError as error:  # for good: another one takes its work
+                    self._actors = [other for other in self._actors if other is not actor]
+                    if not self._actors:
+                        raise ModelError(self._silent(f"the last one died: {error}")) from None
+                    chunks.appendleft(chunk)
+                    actor, chunk, completions = self._actors[0], [], []
+                self._send(actor, chunks, requests, under_way)
+                for place, completion in zip(chunk, completions, strict=True):
+                    done[place] = completion
+                    if each:
+                        each(place, completion)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        finally:
+            for reference in under_way:  # after an error or Ctrl-C
+                self._ray.cancel(reference)
         return [completion for completion in done if completion is not None]
 
-    def _send(self, actor: Any, chunks: Iterator[list[int]], requests: Sequence[Request], under_way: dict) -> None:
-        if (chunk := next(chunks, None)) is not None:
+    def _send(self, actor: Any, chunks: deque[list[int]], requests: Sequence[Request], under_way: dict) -> None:
+        if chunks:
+            chunk = chunks.popleft()
             under_way[actor.generate.remote([requests[place] for place in chunk])] = (actor, chunk)
+
+    def _silent(self, what: str) -> str:
+        return (
+            f"replicas of {self.name}: {' '.join(what.split())[:400]}. See `ray status` and the logs of Ray's session; the "
+            "same command goes on where this one stopped."
+        )
 
     def close(self) -> None:
         """End the replicas, and give their GPUs back."""

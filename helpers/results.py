@@ -46,13 +46,17 @@ EQUAL_BUDGET = ("random", "resampling", "fixed_action", "schedule", "bandit")  #
 OWN_SETTINGS = ("epic", "reflexion")  # define some settings themselves: the row is marked
 LEARNED = ("ppo", "ppo_sampled", "bandit")
 TUNED = (*LEARNED, "fixed_action", "schedule")  # spend something before they are scored
-NEEDS_SEEDS = (*LEARNED, "random")  # what they choose depends on the seed
+NEEDS_SEEDS = (*TUNED, "random")  # what they choose depends on the seed
 SEEDS_WANTED = 3
+SAME_ATTEMPTS = "the same attempts; left out"  # what is said of a run that repeats another
 
-_NEEDED = "strategy seed problems eval_split visible_tests code_model rewriter_model max_steps temperature task_ids"
-_PER_RUN = "strategy seed own_settings tuning train train_limit eval_limit num_envs batch_size device"
+_NEEDED = (
+    "strategy seed problems eval_split visible_tests code_model rewriter_model max_steps temperature task_ids scored "
+    "top_p max_new_tokens preamble timeout_seconds"
+)
+_PER_RUN = "strategy seed own_settings tuning train_limit eval_limit num_envs batch_size device"
 _LEARNING = (
-    "max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatches value_coef "
+    "train max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatches value_coef "
     "entropy_coef max_grad_norm hidden_size success_reward penalty_scale reward_scale updates_ahead "
     "synthetic_updates eval_frequency eval_episodes"
 )
@@ -64,6 +68,7 @@ _SLIM = (
 _OWN = {"own_settings", "tuning"}
 PER_RUN = set(_PER_RUN.split())  # may differ between any two runs of a column
 LEARNING = set(_LEARNING.split())  # may differ between strategies, not between seeds of one
+TRAINING = {"train", "max_episodes"}  # may not differ between strategies that learn
 NEVER_OWN = set(_NEVER_OWN.split())  # no strategy may define these itself
 SLIM = tuple(_SLIM.split())  # what scores and figures read of an attempt: all that is kept in results/
 KINDS = ("syntax", "error", "wrong answer", "time-out")
@@ -108,14 +113,14 @@ class RunDir:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What other runs must agree with: the identity, and the revisions of the models.
+        """What other runs must agree with: the identity, and what the models and the tagger turned out to be.
 
         Notebook 01, which knows one form of prompt only, does not name it.
         """
-        revisions = {
-            f"{role} revision": self.config[role]["revision"] for role in ("code", "rewriter") if role in self.config
-        }
-        return {"prompt_form": "completion", **self.identity, **revisions}
+        models = {role: self.config[role] for role in ("code", "rewriter") if role in self.config}
+        found = {f"{role} {what}": m[what] for role, m in models.items() for what in ("revision", "dtype") if what in m}
+        found |= {name: self.config[name] for name in ("tagger",) if name in self.config}
+        return {"prompt_form": "completion", **self.identity, **found}
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per PPO update of a run of the agent."""
@@ -171,6 +176,8 @@ def collect(places: str) -> tuple[list[RunDir], list[str]]:
 def differences(run: RunDir, reference: RunDir) -> list[str]:
     """Names of the settings in which ``run`` may not stand in one column with ``reference``."""
     excused = PER_RUN | LEARNING
+    if run.strategy in LEARNED and reference.strategy in LEARNED:
+        excused = excused - TRAINING
     if run.strategy in ONE_ATTEMPT:
         excused = excused | {"max_steps"}
     if run.strategy in OWN_SETTINGS:
@@ -182,7 +189,7 @@ def differences(run: RunDir, reference: RunDir) -> list[str]:
 def words(run: RunDir, reference: RunDir, names: Sequence[str]) -> str:
     """The settings of these names, one against the other."""
     mine, theirs = run.settings, reference.settings
-    long = ("task_ids", "scored")
+    long = ("task_ids", "scored", "train")
     return ", ".join(
         f"other {name} ({len(mine[name])} against {len(theirs[name])})" if name == "task_ids"
         else f"other {name}" if name in long
@@ -248,11 +255,12 @@ class Entry:
         costs = []
         for run in self.runs.values():
             spent = run.summary.get("training_cost") or run.summary.get("selection_cost") or {}
-            cost = {"generations": spent.get("generations"), "tokens": sum(spent[k] for k in spent if "tokens" in k)}
-            if not spent and run.strategy == AGENT:
-                cost["generations"] = sum(row["steps"] for row in run.metrics())
-            costs.append({name: amount for name, amount in cost.items() if amount})
-        names = [name for name in ("generations", "tokens") if all(name in cost for cost in costs)]
+            if not spent and run.strategy == AGENT:  # a run from before summaries had it
+                spent = {"generations": sum(row["steps"] for row in run.metrics())}
+            if {"code_tokens", "rewriter_tokens"} <= spent.keys():
+                spent = {**spent, "tokens": spent["code_tokens"] + spent["rewriter_tokens"]}
+            costs.append(spent)
+        names = [name for name in ("generations", "tokens") if all(cost.get(name) for cost in costs)]
         return {name: float(np.mean([cost[name] for cost in costs])) for name in names}
 
 
@@ -272,7 +280,9 @@ class Column:
         shown = "all asserts visible" if s["visible_tests"] == "all" else f"asserts visible: {s['visible_tests']}"
         problems = f"{Path(str(s['problems'])).name} {s['eval_split']}, {len(s['task_ids'])} problems"
         model = f"{model_label(s['code_model'])} ({s['prompt_form']})"
-        return [model, f"budget {s['max_steps']}", shown, problems, f"rewriter {model_label(s['rewriter_model'])}"]
+        trained = f"{s.get('max_episodes')} training episodes"
+        rewriter = f"rewriter {model_label(s['rewriter_model'])}"
+        return [model, f"budget {s['max_steps']}", shown, problems, rewriter, trained]
 
     @property
     def words(self) -> str:
@@ -284,7 +294,7 @@ class Column:
 
 def _name(found: Sequence[Column]) -> None:
     """Titles as short as they can be while all differ, numbered where nothing shown tells them apart."""
-    for count in range(2, 6):
+    for count in range(2, 7):
         for column in found:
             column.title = ", ".join(column.parts[:count])
         if len({column.title for column in found}) == len(found):
@@ -370,8 +380,8 @@ def _obstacle(run: RunDir, column: Column, entry: Entry, rows: list[dict[str, An
         for task in ours:
             one, two = (scoring.submitted(group[task])["scored_mask"] for group in (ours, theirs))
             differ += all(one) != all(two)
-        how = "the same attempts" if ours == theirs else f"other attempts ({differ} problems end otherwise)"
-        return f"this seed is there already, in {first.path}, with {how}; left out"
+        how = SAME_ATTEMPTS if ours == theirs else f"other attempts ({differ} problems end otherwise); left out"
+        return f"this seed is there already, in {first.path}, with {how}"
     return ""
 
 

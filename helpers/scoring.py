@@ -16,6 +16,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 COLUMNS = ("prompt_id", "passed_testcases", "pass_at_1", "pass_at_1_mean", "generated_code")
+COSTS = ("generations", "rewriter_calls", "code_tokens", "rewriter_tokens")
 EXTRA = ("scored_testcases", "solved", "soft", "attempts", "action", "prompt")
 
 
@@ -76,11 +77,16 @@ def score(rows: Iterable[Row], task_ids: Sequence[int], budget: int | None = Non
         "visible_pass": sum(all(row["visible_mask"]) for row in final.values()) / n,
         "oracle": sum(any(all(row["scored_mask"]) for row in group) for group in groups.values()) / n,
         "budget": budget if budget is not None else max(len(group) for group in groups.values()),
-        "generations": len(used),
-        "rewriter_calls": sum(row["rewriter_calls"] for row in used),
-        "code_tokens": sum(row["prompt_tokens"] + row["completion_tokens"] for row in used),
-        "rewriter_tokens": sum(row["rewriter_prompt_tokens"] + row["rewriter_completion_tokens"] for row in used),
+        **cost(used),
     }
+
+
+def cost(rows: Iterable[Row]) -> dict[str, int]:
+    """What attempts cost: generations, calls of the rewriter, and the tokens of both models, prompts included."""
+    rows = list(rows)
+    code = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
+    rewriter = sum(row["rewriter_prompt_tokens"] + row["rewriter_completion_tokens"] for row in rows)
+    return dict(zip(COSTS, (len(rows), sum(row["rewriter_calls"] for row in rows), code, rewriter), strict=True))
 
 
 def budget_curve(rows: Iterable[Row], task_ids: Sequence[int], budget: int) -> list[dict[str, Any]]:

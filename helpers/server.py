@@ -69,7 +69,8 @@ def _lacking(reply: Any) -> str:
 class ServerGenerator:
     """A TextGenerator that asks a server, at most ``concurrency`` requests at a time.
 
-    A forced start of the reply needs the plain ``/v1/completions``, and for a chat also the model's chat template, of
+    A request that fails for good ends those that wait to be tried again; those under way are waited for, unless Ctrl-C
+    comes twice. A forced start of the reply needs the plain ``/v1/completions``, and for a chat also the model's chat template, of
     which the tokenizer must be on this machine or the hub under NAME; a chat without one uses ``/v1/chat/completions``.
     Lost connections, time-outs, 408, 409, 429 and 5xx are tried again with exponential back-off and jitter, for
     ``patience`` seconds; any other refusal is a ModelError at once. A reply that lacks its text or its token counts is
@@ -89,9 +90,11 @@ class ServerGenerator:
         self.concurrency, self.patience, self.stats = concurrency, patience, ServerStats()
         self._lock = threading.Lock()
         self._template: Any = None
-        key = os.environ.get(API_KEY) or "none"
+        self._key = os.environ.get(API_KEY, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ModelError(f"{API_KEY} in the environment has characters that no HTTP header may have")
         timeout = openai.Timeout(read_seconds, connect=10.0)
-        self._client = openai.OpenAI(base_url=self.url, api_key=key, timeout=timeout, max_retries=0)
+        self._client = openai.OpenAI(base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0)
         self._openai = openai
 
     @property
@@ -110,30 +113,31 @@ class ServerGenerator:
         done: list[Completion | None] = [None] * len(requests)
         failure: BaseException | None = None
         stop = threading.Event()  # nothing is tried again
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="server") as pool:
-            places = {pool.submit(self._complete, request, stop): place for place, request in enumerate(requests)}
-            waiting: set[Future[Completion]] = set(places)
-            while waiting:
-                ready: set[Future[Completion]] = set()
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="server")
+        places = {pool.submit(self._complete, request, stop): place for place, request in enumerate(requests)}
+        waiting: set[Future[Completion]] = set(places)
+        while waiting:
+            ready: set[Future[Completion]] = set()
+            try:
+                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt as error:
+                if failure is not None:  # asked a second time: not even those under way
+                    break
+                failure = error
+            for future in ready:
                 try:
-                    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                except KeyboardInterrupt as error:
-                    if failure is not None:  # asked a second time
-                        raise
-                    failure = error
-                for future in ready:
-                    try:
-                        completion = done[places[future]] = future.result()
-                        if each:
-                            each(places[future], completion)
-                    except CancelledError:
-                        pass
-                    except BaseException as error:
-                        failure = failure or error
-                if failure is not None:
-                    stop.set()
-                    for future in waiting:
-                        future.cancel()
+                    completion = done[places[future]] = future.result()
+                    if each:
+                        each(places[future], completion)
+                except CancelledError:
+                    pass
+                except BaseException as error:
+                    failure = failure or error
+            if failure is not None:
+                stop.set()
+                for future in waiting:
+                    future.cancel()
+        pool.shutdown(wait=False)
         if failure is not None:
             raise failure
         return [completion for completion in done if completion is not None]
@@ -186,9 +190,10 @@ class ServerGenerator:
                 problem, least = f"{type(error).__name__}: {error.__cause__ or error}", 0.0
             except (json.JSONDecodeError, UnicodeDecodeError) as error:  # it was cut short
                 problem, least = f"an unreadable reply ({error})", 0.0
+            problem = self._without_key(problem)
             wait_for = max(least, pause * random.uniform(0.5, 1.5))
             deadline = min(deadline, time.monotonic() + self.patience)  # from the first failure on
-            if given_up.is_set() or time.monotonic() + wait_for > deadline:
+            if time.monotonic() + wait_for > deadline:
                 raise ModelError(
                     f"{self.url} did not answer for {self.patience:.0f} s ({' '.join(problem.split())[:200]}): start the "
                     "server, or correct the address, and give the same command again; what was generated is kept."
@@ -197,7 +202,8 @@ class ServerGenerator:
                 self.stats.retries += 1
                 first = self.stats.retries == 1
             logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s, trying again", self.url, problem)
-            given_up.wait(wait_for)
+            if given_up.wait(wait_for):
+                raise ModelError(f"{self.url}: given up, another request has failed")
             pause = min(2 * pause, 20.0)
 
     def _refused(self, error: Any) -> ModelError:
@@ -208,10 +214,11 @@ class ServerGenerator:
             404: f"the server must know the model {self.model} and have /v1/completions, which forced reply starts need: "
             "vLLM, transformers serve and llama.cpp have it; prompt_form: chat-free does without for the code model",
         }.get(error.status_code, "see the server's log")
-        words = " ".join(str(getattr(error, "message", error)).split())
-        if key := os.environ.get(API_KEY):
-            words = words.replace(key, "***")  # some servers repeat it
+        words = self._without_key(" ".join(str(getattr(error, "message", error)).split()))  # some servers repeat it
         return ModelError(f"{self.url} refused with HTTP {error.status_code} ({words[:300]}): {advice}.")
+
+    def _without_key(self, words: str) -> str:
+        return words.replace(self._key, "***") if self._key else words
 
     def _render(self, messages: tuple[tuple[str, str], ...]) -> str:
         """A chat as the plain text that the model was trained on, without the mark that the server's tokenizer adds."""

@@ -149,6 +149,7 @@ def _own_settings(column: Column) -> list[str]:
             words = (
                 f"{key} {value!r}" + (f" (other rows {others[key]!r})" if key in others else "")
                 for key, value in entry.own_settings.items()
+                if others.get(key) != value
             )
             lines.append(f"{results.TITLES[name]} in {column.title} sets by its definition: {', '.join(words)}.")
     return lines
@@ -354,6 +355,11 @@ def reliability(
         words = f"{file.name} is from a file: {len(file.prompt_ids)} problems, {where}; model, protocol, budget and sampling"
         lines.append(f"{words} are not in it, so it stands in a column of its own and in no test.")
         lines += [f"{file.name}: {doubt}; the masks are counted." for doubt in file.doubts]
+    same = [note for note in notes if note.endswith(results.SAME_ATTEMPTS)]
+    if len(same) > 1:
+        paths = ", ".join(note.split(": ")[0] for note in same)
+        lines.append(f"{len(same)} runs repeat a seed of their row with the same attempts and are left out: {paths}.")
+        notes = [note for note in notes if note not in same]
     return [*lines, *notes]
 
 

@@ -1134,6 +1134,10 @@ def summarise(run, config, strategies, problems):
     runs.write_atomically(run.path / "results.csv", scoring.results_csv(rows[strategies[0]]).encode())
     tasks = [problem.task_id for problem in problems]
     curves = {name: scoring.budget_curve(rows[name], tasks, config.max_steps) for name in strategies}
+    spent = {}  # before the evaluation, on learning or on choosing
+    for phase, title in (("train", "training_cost"), ("selection", "selection_cost")):
+        if before := [row for row in run.rows("attempts") if row["phase"] == phase]:
+            spent[title] = scoring.cost(before)
     shared = ("problems", "eval_split", "visible_tests", "max_steps", "code_model", "rewriter_model", "seed")
     protocol = {name: getattr(config, name) for name in shared}
     return {
@@ -1141,4 +1145,52 @@ def summarise(run, config, strategies, problems):
         **protocol,
         "scores": {name: curve[-1] for name, curve in curves.items()},
         "curves": curves,
+        **spent,
     }
+
+
+def probe(config, parts, problems):
+    """Share solved by one attempt, and seconds and tokens of a call of the code model and of the rewriter."""
+    # Past the cache, or nothing would be measured; but nothing is asked of a server twice.
+    code, rewriter = (
+        model if getattr(model, "dtype", "") == "server" else getattr(model, "inner", model)
+        for model in (parts.code, parts.rewriter)
+    )
+    requests = [code_request(p, clean_task(p.text), config, runs.stable_hash("probe", p.task_id)) for p in problems]
+    began = time.perf_counter()
+    replies = code.generate(requests)
+    seconds = (time.perf_counter() - began) / len(replies)
+    programs = [extract_program(r.text, p.entry_point)[0] for r, p in zip(replies, problems, strict=True)]
+    verdicts = parts.sandbox.run([Program(c, shown(p, config)) for c, p in zip(programs, problems, strict=True)])
+    jobs = [{"problem": p, "task": p.text, "feedback": "", "reflections": [], "seed": 1} for p in problems]
+    jobs = [{**job, "cost": Cost()} for job in jobs]
+    began = time.perf_counter()
+    PromptRewriter(rewriter, rewrite_tokens=config.rewrite_tokens).rewrite(jobs)
+    calls = sum(job["cost"].calls for job in jobs)
+    tokens = sum(job["cost"].prompt_tokens + job["cost"].completion_tokens for job in jobs)
+    return {
+        "solved": (sum(all(v.mask) for v in verdicts) + 1) / (len(problems) + 2),
+        "code": (seconds, sum(r.prompt_tokens + r.completion_tokens for r in replies) / len(replies)),
+        "rewriter": ((time.perf_counter() - began) / calls, tokens / calls),
+    }
+
+
+def expected(config, solved):
+    """Attempts of an episode, and calls if all are rewrites, when each attempt solves with probability ``solved``."""
+    going = np.array([(1 - solved) ** step for step in range(config.max_steps)])  # problems that reach attempt t
+    calls = np.array([1 + (step > 0) for step in range(config.max_steps)])  # of a rewriting attempt: with a reflection
+    return going.sum(), (going * calls).sum()
+
+
+def plan_table(rows, measured):
+    """One line for each of ``rows`` (name, generations at most, generations, calls) and their sum, at the probe's rates."""
+    lines, total = [], np.zeros(5)
+    for name, most, generations, calls in rows:
+        seconds, tokens = (
+            generations * c + calls * r for c, r in zip(measured["code"], measured["rewriter"], strict=True)
+        )
+        total += (row := np.array([most, generations, calls, tokens / 1000, seconds / 60]))
+        lines.append(f"{name:13s}" + "".join(f"{value:12.0f}" for value in row[:4]) + f"{row[4]:12.1f}")
+    head = ("at most", "generations", "LLM calls", "k tokens", "minutes")
+    sums = "".join(f"{value:12.0f}" for value in total[:4]) + f"{total[4]:12.1f}"
+    return "\n".join([f"{'':13s}" + "".join(f"{h:>12s}" for h in head), *lines, f"{'sum':13s}{sums}"])

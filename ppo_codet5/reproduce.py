@@ -11,11 +11,13 @@ what they left. Exit codes: 0 done, 1 failed, 2 wrong arguments.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ import ppo_codet5
 
 NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb", "04_results.ipynb")
 TABLE = NOTEBOOKS[-1]
+PARENT = "PPO_CODET5_PARENT"  # process id, to a task in a process of its own
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # 3e-4, which YAML reads as text
 FORMS = {"01_ppo_codet5.ipynb": "completion", "02_PPO_LlaMa.ipynb": "chat"}  # 03 plays the baselines of each
 STRATEGIES = (  # of notebook 03
@@ -276,7 +279,8 @@ def _with_processes(jobs: int) -> Callable[[Sequence[Task]], Iterator[tuple[Task
         gpu = gpus.get()
         try:
             print(f"{task.name}: started, log {task.log}", flush=True)
-            return task, in_a_process(task, threads, {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+            share = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+            return task, in_a_process(task, {"OMP_NUM_THREADS": str(threads), **os.environ, **share})
         finally:
             gpus.put(gpu)
 
@@ -317,7 +321,7 @@ def _with_ray(address: str) -> Callable[[Sequence[Task]], Iterator[tuple[Task, s
 
     def remote(task: Task) -> str:
         os.chdir(folder)
-        return in_a_process(task, max(1, threads), {})
+        return in_a_process(task, {"OMP_NUM_THREADS": str(max(1, threads))})  # Ray has set it to 1
 
     work = ray.remote(max_retries=3, **share)(remote)  # of a task whose node died: it goes on from its checkpoint
 
@@ -334,8 +338,11 @@ def _with_ray(address: str) -> Callable[[Sequence[Task]], Iterator[tuple[Task, s
     return start
 
 
-def in_a_process(task: Task, threads: int, environment: Mapping[str, str]) -> str:
-    """Execute a task in a process of its own that prints to the task's log; what went wrong, "" if nothing."""
+def in_a_process(task: Task, environment: Mapping[str, str]) -> str:
+    """Execute a task in a process of its own that prints to the task's log; what went wrong, "" if nothing.
+
+    It dies with this one (on Linux): a task that is started again must not find its run directory in use.
+    """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     line = [sys.executable, "-m", "ppo_codet5.reproduce", "--task", json.dumps(asdict(task), default=str)]
     with open(task.log, "wb") as log:
@@ -344,7 +351,7 @@ def in_a_process(task: Task, threads: int, environment: Mapping[str, str]) -> st
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ, **environment},
+            env={**os.environ, **environment, PARENT: str(os.getpid())},
             check=False,
         )
     if done.returncode == 0:
@@ -413,14 +420,29 @@ def count_from_1(text: str) -> int:
     return int(text)
 
 
+def models_on_ray(values: Mapping[str, Any]) -> list[str]:
+    """The models of these parameters that are replicas on Ray."""
+    return [str(values[name]) for name in ("code_model", "rewriter_model") if str(values.get(name)).startswith("ray:")]
+
+
 def find_the_package() -> None:
     """Let kernels and other processes that we start import this package, in any folder."""
     root = str(Path(ppo_codet5.__file__).parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
 
 
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when the one that started it ends, however that is; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was too late
+            sys.exit(1)
+
+
 def run_task(text: str) -> int:
     """One task, given as JSON by ``in_a_process``."""
+    if parent := os.environ.pop(PARENT, ""):
+        die_with(int(parent))
     values: dict[str, Any] = json.loads(text)
     task = Task(**{**values, "output": Path(values["output"]), "folder": Path(values["folder"])})
     try:
@@ -447,6 +469,11 @@ def run(args: argparse.Namespace) -> int:
             tasks = [tasks[args.cell]]
         for task in tasks:  # all of them before the first one starts
             full = parameters_of(resource(task.notebook), task.parameters)
+            if (args.jobs > 1 or args.ray is not None) and (pools := models_on_ray(full)):
+                raise InputError(
+                    f"{pools[0]} with --jobs or --ray: each task would ask for replicas of its own beside its GPU; use "
+                    "the model itself, as the tasks run side by side already"
+                )
             if "problems" in full:
                 check_inputs(full)
         if args.dry_run:

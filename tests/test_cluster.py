@@ -27,6 +27,7 @@ KILLS = 20
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
+    os.environ.pop("RAY_ADDRESS", None)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ray = connect()
     yield ray
@@ -112,6 +113,33 @@ def test_more_replicas_than_there_is_room_for_are_refused(ray: Any, folder: Path
 
 
 @pytest.mark.slow
+def test_a_replica_that_is_gone_for_good_leaves_its_work_to_the_others(ray: Any, pool: Any, folder: Path) -> None:
+    alone, asked = load_model(str(folder), dtype="float32"), requests(40, tokens=24)
+    mine = RayGenerator(f"ray:{folder}@2", batch_size=4)
+    gone, told = mine._actors[1], list[int]()
+
+    def each(place: int, completion: Completion) -> None:
+        if not told:
+            ray.kill(gone)  # as if it had been started again too often
+        told.append(place)
+
+    try:
+        assert mine.generate(asked, each) == alone.generate(asked)
+        assert sorted(told) == list(range(40)) and gone not in mine._actors
+        with pytest.raises(ModelError, match=r"replicas of llama: the last one died.*the same command goes on"):
+            mine.generate(asked, lambda place, completion: ray.kill(mine._actors[0]))
+    finally:
+        mine.close()
+
+
+@pytest.mark.slow
+def test_a_replica_that_cannot_load_its_model_says_why(ray: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="a replica cannot start"):
+        RayGenerator(f"ray:{tmp_path}@1")
+
+
+@pytest.mark.slow
 def test_killing_replicas_at_random_moments_loses_nothing_and_counts_nothing_twice(
     pool: RayGenerator, folder: Path
 ) -> None:
@@ -166,15 +194,33 @@ def test_a_run_on_replicas_is_that_of_one_process_although_one_is_killed(
     assert contents[0] == contents[1]
 
 
-def grid(tmp_path: Path, *arguments: str, rc: int = 0) -> subprocess.CompletedProcess:
+def kill_one(words: str, where: Path, over: threading.Event) -> None:
+    """SIGKILL what runs one task, a worker of Ray or the process that --jobs starts, once it is at work."""
+    while not over.wait(0.2):
+        logs = [log for log in where.rglob(f"*{words}*.log") if "03_baselines" in log.name]
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            line = process.info["cmdline"] or [""]
+            if logs and "--task" in line and f"_{words}" in line[-1] and process.info["cwd"] == str(where):
+                above = process.parent()
+                (above if above and above.name().startswith("ray::") else process).kill()
+                return
+
+
+def grid(tmp_path: Path, *arguments: str, rc: int | None = 0, kill: str = "") -> subprocess.CompletedProcess:
     save_t5(tmp_path / "coder")
     save_llama(tmp_path / "rewriter", context=4096)
     line = [sys.executable, "-m", "ppo_codet5.cli", "reproduce", "--profile", "smoke", "-p", "code_model=coder"]
     line += ["-p", "rewriter_model=rewriter", "-p", "prompt_form=completion", "--notebooks", "03", "04", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     env.pop("RAY_ADDRESS", None)
-    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == rc, done.stdout[-3000:] + done.stderr[-3000:]
+    over = threading.Event()
+    if kill:
+        threading.Thread(target=kill_one, args=(kill, tmp_path, over)).start()
+    try:
+        done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    finally:
+        over.set()
+    assert rc is None or done.returncode == rc, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 
 
@@ -198,8 +244,19 @@ def test_the_grid_runs_as_independent_tasks(where: tuple[str, str], tmp_path: Pa
     assert str(log.relative_to(tmp_path)) in failures[0] and "is not a run's" in log.read_text()
     assert (folder / "04_results" / "results_table.md").exists()
     (broken / "notes").unlink()
+    died = grid(tmp_path, *FEW, "--seeds", "0", "1", *where, kill="random", rc=None)
+    # A process that dies is a failed task; Ray starts it again itself.
+    assert died.returncode == ("--jobs" in where) and ("failed: 03" in died.stderr) == ("--jobs" in where)
     grid(tmp_path, *FEW, "--seeds", "0", "1", *where)
     assert len(list(folder.rglob("summary.json"))) == 4
+    for path in folder.rglob("attempts.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert set(Counter((r["phase"], r["task_id"], r["visit"], r["attempt"]) for r in rows).values()) == {1}
+
+
+def test_replicas_and_tasks_side_by_side_are_refused(tmp_path: Path) -> None:
+    done = grid(tmp_path, "--jobs", "2", "-p", "code_model=ray:coder@2", rc=1)
+    assert "error: ray:coder@2 with --jobs or --ray: each task would ask for replicas" in done.stderr
 
 
 @pytest.mark.slow

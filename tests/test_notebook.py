@@ -218,7 +218,14 @@ def check_run(
 
 
 def test_it_runs_headless_with_the_real_small_model(tmp_path: Path) -> None:
-    check_run(tmp_path, run(tmp_path, "--notebooks", "01"), "01")
+    done = run(tmp_path, "--notebooks", "01")
+    check_run(tmp_path, done, "01")
+    plan = {line.split()[0]: line.split()[1:] for line in done.stdout.split("LLM calls")[1].splitlines()[1:7]}
+    assert plan.keys() == {"training", "ppo", "ppo_sampled", "resampling", "random", "sum"}
+    assert plan["ppo"] == plan["random"] and int(plan["ppo"][0]) > 0
+    assert plan["resampling"][2] == "0" and float(plan["sum"][1]) < float(plan["sum"][0])
+    attempts = (tmp_path / "runs/smoke/01_ppo_codet5/ppo/attempts.jsonl").read_text().splitlines()
+    assert len(attempts) <= sum(int(plan[name][0]) for name in ("training", "ppo", "ppo_sampled"))
 
 
 def tiny_models(folder: Path, code: str = "t5") -> list[str]:

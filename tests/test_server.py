@@ -87,6 +87,7 @@ class Line(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Call)
         self.upstream, self.faults, self.heard = upstream, deque[str](), list[dict[str, Any]]()
         self.passed, self.keys = Counter[tuple[Any, Any]](), set[str]()
+        self.die: Callable[[], None] = lambda: None
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -117,12 +118,14 @@ class Call(http.server.BaseHTTPRequestHandler):
         if fault.isdecimal():
             headers = {"Retry-After": "1"} if fault == "429" else {}
             return self.answer(int(fault), b'{"error": {"message": "as the test wants it"}}', **headers)
+        if fault == "die":  # while it writes
+            threading.Timer(0.1, self.server.die).start()
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=120)
         try:
             upstream.request("POST", self.path, body, {"Content-Type": "application/json"})
             reply = upstream.getresponse()
             data = reply.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return self.answer(502, b"{}")
         self.server.passed[str(asked.get("prompt") or asked.get("messages")), asked.get("seed")] += reply.status == 200
         if fault == "cut":  # the length is that of the whole reply
@@ -262,6 +265,17 @@ def test_those_that_were_answered_are_kept_when_one_is_refused(
     assert set(line.passed.values()) == {1}  # none was generated twice
 
 
+def test_a_key_that_no_header_may_hold_is_refused_and_its_blanks_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP library would quote it in its error, and that goes into logs and notebooks."""
+    monkeypatch.setenv("OPENAI_API_KEY", f" {SECRET}\n")
+    assert ServerGenerator("openai:x@http://127.0.0.1:1/v1")._client.api_key == SECRET
+    for key in (f"{SECRET}\n{SECRET}", f"{SECRET}é"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ModelError, match="OPENAI_API_KEY in the environment has characters") as refused:
+            ServerGenerator("openai:x@http://127.0.0.1:1/v1")
+        assert SECRET not in str(refused.value)
+
+
 @pytest.mark.slow
 def test_a_server_that_is_down_is_waited_for_and_then_named(served: Served) -> None:
     name, port = f"openai:{served.model}@http://127.0.0.1:", free_port()
@@ -276,6 +290,7 @@ def test_a_server_that_is_down_is_waited_for_and_then_named(served: Served) -> N
         line = Line.__new__(Line)
         http.server.ThreadingHTTPServer.__init__(line, ("127.0.0.1", port), Call)
         line.upstream, line.faults, line.heard, line.passed, line.keys = served.port, deque(), [], Counter(), set()
+        line.die = lambda: None
         late.append(line)
         threading.Thread(target=line.serve_forever, daemon=True).start()
 
@@ -354,10 +369,15 @@ def test_a_run_goes_on_when_the_server_dies_and_comes_back_elsewhere_or_not(
         mine = Parts(code, Rewriter(), parts.lexicon, parts.embedder, parts.sandbox)
         return PPOCodeT5Trainer(config, parts=mine).train(tmp_path / "run", report=report)
 
+    def die() -> None:
+        served.kill()
+        time.sleep(1)
+        served.start(wait=False)
+
     def fall(line_of_text: str) -> None:
         if "update   1/2" in line_of_text:
-            served.kill()
-            threading.Timer(1.0, served.start, kwargs={"wait": False}).start()
+            line.die = die
+            line.faults.extend(["", "die"])
 
     summary = train(config, fall)
     rows = read_rows(tmp_path / "run" / "attempts.jsonl")

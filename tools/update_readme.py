@@ -41,13 +41,13 @@ def results() -> str:
             "",
             table.markdown().strip(),
             "",
-            *(verdict(column) for column in columns),
+            *(verdict(column, columns) for column in columns),
         ]
     )
 
 
-def verdict(column: runs.Column) -> str:
-    """Whether the agent beat the best control of equal budget."""
+def verdict(column: runs.Column, columns: list[runs.Column]) -> str:
+    """Whether the agent beat the best control of equal budget: by the interval, and by Holm's p over all rows."""
     agent = column.entries[runs.AGENT]
     controls = [column.entries[name] for name in runs.EQUAL_BUDGET if name in column.entries]
     best = max(controls, key=lambda entry: entry.solved().mean())
@@ -55,7 +55,14 @@ def verdict(column: runs.Column) -> str:
     a, b = (entry.solved()[[entry.seeds.index(seed) for seed in seeds]] for entry in (agent, best))
     gap, low, high = (100 * x for x in statistics.paired_bootstrap(a, b, **DRAWS))
     place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
-    claim = "it is above by more than chance" if low > 0 else "**no gain over the controls is shown**"
+    found = tables.comparisons(columns, **DRAWS)
+    p = next(
+        adjusted
+        for c, adjusted in zip(found, statistics.holm([c.p for c in found]), strict=True)
+        if (c.column, c.strategy) == (column.title, best.strategy)
+    )
+    shown = low > 0 and p <= 0.05
+    claim = "it is above by more than chance" if shown else "**no gain over the controls is shown**"
     return (
         f"- {column.parts[0]}: the agent is {place} the best control of equal budget, "
         f"{runs.TITLES[best.strategy][0].lower()}{runs.TITLES[best.strategy][1:]} (difference {gap:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}): {claim}."
@@ -112,6 +119,12 @@ def minutes() -> str:
     return "\n".join(lines)
 
 
+def half(rows: list[dict]) -> int:
+    """The largest number of replicas up to which each keeps at least half of what the first one does."""
+    first = rows[0]["attempts_per_second"]
+    return max(r["replicas"] for r in rows if r["attempts_per_second"] / first / r["replicas"] >= 0.5)
+
+
 def cluster() -> str:
     """Hours of the table, and attempts per second by replicas, as benchmarks/cluster.py found them."""
     record = json.loads((ROOT / "results" / "speed" / "cluster.json").read_text(encoding="utf-8"))
@@ -119,8 +132,10 @@ def cluster() -> str:
     seconds = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in about["seconds"].items())
     lines = [
         f"Measured: {about['attempts']} attempts of {about['mean_tokens'][1]:.1f} tokens of code and "
-        f"{about['mean_tokens'][3]:.1f} of rewriting; {seconds} (per program, text and update, {about['machine']['cpu_model']}). "
-        f"Assumed: {about['reached']:.0%} of an A100's bandwidth and matrix rate, 2 dollars an hour.",
+        f"{about['mean_tokens'][3]:.1f} of rewriting; {seconds} (mean per program, text and update, "
+        f"{about['machine']['cpu_model']}); {about['timeouts']:.1%} of the programs ran into the time limit. "
+        f"Assumed: {about['reached']:.0%} of an A100's bandwidth and matrix rate, {about['start_seconds']:.0f} s to start a "
+        f"task and {about['load_bytes'] / 1e9:.0f} GB of weights read a second, 2 dollars an hour.",
         "",
         f"The whole published table, both code models, 3 seeds: {hours['longest']['tasks']} tasks, the longest "
         f"({hours['longest']['task']}) {60 * hours['longest']['hours']:.0f} minutes.",
@@ -137,6 +152,8 @@ def cluster() -> str:
     for rows in zip(*curves.values(), strict=True):
         cells = " | ".join(f"{row['attempts_per_second']:.0f}, learner {row['busy']['learner']:.0%}" for row in rows)
         lines.append(f"| {rows[0]['replicas']} | {cells} |")
+    halves = [f"{name}, {half(rows)}" for name, rows in curves.items()]
+    lines += ["", f"The last number of replicas that keeps half of the first one's rate for each: {'; '.join(halves)}."]
     return "\n".join(lines)
 
 
