@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "num_envs": 8,
     "scored": "hash of the problems",
+    "train": "hash of the training problems",
 }
 FAILURES = ("wrong_value", "exception", "compile_error", "timeout")
 

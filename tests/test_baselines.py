@@ -643,7 +643,7 @@ def test_the_bandit_trains_on_training_problems_and_then_acts_on_what_it_learned
 
 def test_exploration_does_not_depend_on_the_batch(make: Callable[..., Any]) -> None:
     baselines = make()
-    world = baselines.world(None, "selection", "bandit")
+    world = baselines.world(None, "train", "bandit")
     bandit = baselines.nb.LinearThompson(4, 3, 1.0, 1.0)
     slots = [baselines.nb.Episode(problem, visit) for visit in (0, 1) for problem in baselines.problems["train"]]
     contexts = np.random.default_rng(0).normal(size=(8, 4))

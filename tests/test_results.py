@@ -319,10 +319,53 @@ def test_without_the_agent_the_largest_comparable_set_is_shown(tmp_path):
 
 def test_seeds_of_one_row_agree_in_what_they_learn_with(agent):
     make_run(agent / "ppo1", "ppo", 1)
-    make_run(agent / "ppo2", "ppo", 2, max_episodes=48)
+    make_run(agent / "ppo2", "ppo", 2, learning_rate=0.1)
     (column,), notes = read(agent)
     assert column.entries["ppo"].seeds == [0, 1] and len(notes) == 2
-    assert all("not one row with" in note and "max_episodes 48 against 24" in note for note in notes)
+    assert all("not one row with" in note and "learning_rate 0.1 against 0.001" in note for note in notes)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("max_episodes", 48), ("train", "another training set")])
+def test_strategies_that_learn_do_so_on_equal_terms_or_in_another_column(agent, setting, value):
+    make_run(agent / "bandit", "bandit", **{setting: value})
+    make_run(agent / "schedule", "schedule", **{setting: value})
+    (column,), (note,) = read(agent)
+    assert "bandit" not in column.entries and re.search(rf"/bandit is not comparable .*{setting}", note)
+    assert "schedule" in column.entries  # its problems are not those
+    make_run(agent / "ppo1", "ppo", 0, **{setting: value})
+    (one, two), notes = read(agent)
+    assert notes == [] and "bandit" in two.entries and "bandit" not in one.entries and one.title != two.title
+    assert setting != "max_episodes" or "48 training episodes" in two.title
+
+
+@pytest.mark.parametrize("name", ["top_p", "preamble", "scored"])
+def test_a_run_that_does_not_say_what_matters_is_left_out(agent, name):
+    path = make_run(agent / "random", "random") / "config.json"
+    config = json.loads(path.read_text())
+    del config["identity"][name]
+    path.write_text(json.dumps(config))
+    (column,), (note,) = read(agent)
+    assert "random" not in column.entries and f"config.json lacks {name}; left out" in note
+
+
+@pytest.mark.parametrize(
+    "record", [{"code": {"name": "smollm2-135m", "revision": "1", "dtype": "float32"}}, {"tagger": "x"}]
+)
+def test_what_a_setting_turned_out_to_be_is_compared_too(tmp_path, record):
+    same = {"code": {"name": "smollm2-135m", "revision": "1", "dtype": "bfloat16"}, "tagger": "y"}
+    make_run(tmp_path / "ppo", "ppo", record=same)
+    make_run(tmp_path / "random", "random", record={**same, **record})
+    (column,), (note,) = read(tmp_path)
+    assert "random" not in column.entries and re.search("code dtype 'float32'|tagger 'x'", note)
+
+
+def test_many_repeated_runs_are_one_line(agent):
+    for folder in ("a", "b", "c"):
+        make_run(agent / folder / "resampling", "resampling")
+    (column,), notes = read(agent)
+    lines = tables.reliability([column], notes, [], False)
+    assert len(notes) == 2 and sum("repeat a seed of their row with the same attempts" in line for line in lines) == 1
+    assert not any("this seed is there already" in line for line in lines)
 
 
 def test_a_control_of_notebook_01_and_the_same_of_03_are_one_row(agent):
