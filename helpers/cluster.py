@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from .models import Completion, ModelError, Request
 
 PREFIX = "ray:"
 STARTUP_SECONDS = 1800  # for a replica to load its model or to answer; longer means that it waits for room
+ROOM_SECONDS = 20  # what replicas that were just closed may take to give their room back
 RESTARTS = 50  # of one replica: one that crashes at each start must not go on for ever
 # To the actors' processes. No token: Ray writes these to its logs, so gated models need `hf auth login` on the nodes.
 PASSED_ON = ("PYTHONPATH", "PPO_CODET5_CACHE", "HF_HUB_CACHE", "HF_HOME", "HF_HUB_OFFLINE")
@@ -87,13 +89,15 @@ class RayGenerator:
         model, self.replicas = parse(name)
         model = os.path.abspath(model) if os.path.isdir(model) else model  # actors have another working folder
         self.batch_size, self._ray = batch_size, connect()
-        room = self._ray.available_resources()
         kind = "GPU" if device != "cpu" and self._ray.cluster_resources().get("GPU", 0) else "CPU"
-        if (free := int(room.get(kind, 0))) < self.replicas:
-            raise ModelError(
-                f"{name} asks for {self.replicas} {kind}s, of which the Ray cluster has {free} free: ask for fewer, or let "
-                "code model and rewriter be the same."
-            )
+        until = time.monotonic() + ROOM_SECONDS
+        while (free := int(self._ray.available_resources().get(kind, 0))) < self.replicas:
+            if time.monotonic() > until or self._ray.cluster_resources().get(kind, 0) < self.replicas:
+                raise ModelError(
+                    f"{name} asks for {self.replicas} {kind}s, of which the Ray cluster has {free} free: ask for fewer, "
+                    "or let code model and rewriter be the same."
+                )
+            time.sleep(0.2)
         threads = int(self._ray.cluster_resources().get("CPU", 1)) // self.replicas
         threads = max(1, min(threads, *(int(node["Resources"].get("CPU", 1)) for node in nodes(self._ray))))
         share: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if kind == "GPU" else {"num_cpus": 1}

@@ -113,33 +113,6 @@ def test_more_replicas_than_there_is_room_for_are_refused(ray: Any, folder: Path
 
 
 @pytest.mark.slow
-def test_a_replica_that_is_gone_for_good_leaves_its_work_to_the_others(ray: Any, pool: Any, folder: Path) -> None:
-    alone, asked = load_model(str(folder), dtype="float32"), requests(40, tokens=24)
-    mine = RayGenerator(f"ray:{folder}@2", batch_size=4)
-    gone, told = mine._actors[1], list[int]()
-
-    def each(place: int, completion: Completion) -> None:
-        if not told:
-            ray.kill(gone)  # as if it had been started again too often
-        told.append(place)
-
-    try:
-        assert mine.generate(asked, each) == alone.generate(asked)
-        assert sorted(told) == list(range(40)) and gone not in mine._actors
-        with pytest.raises(ModelError, match=r"replicas of llama: the last one died.*the same command goes on"):
-            mine.generate(asked, lambda place, completion: ray.kill(mine._actors[0]))
-    finally:
-        mine.close()
-
-
-@pytest.mark.slow
-def test_a_replica_that_cannot_load_its_model_says_why(ray: Any, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="a replica cannot start"):
-        RayGenerator(f"ray:{tmp_path}@1")
-
-
-@pytest.mark.slow
 def test_killing_replicas_at_random_moments_loses_nothing_and_counts_nothing_twice(
     pool: RayGenerator, folder: Path
 ) -> None:
@@ -192,6 +165,34 @@ def test_a_run_on_replicas_is_that_of_one_process_although_one_is_killed(
         assert name == str(folder) or load_generator(name) is pool
         contents.append([(output / f"{log}.jsonl").read_bytes() for log in ("attempts", "metrics")])
     assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
+def test_a_replica_that_is_gone_for_good_leaves_its_work_to_the_others(ray: Any, pool: Any, folder: Path) -> None:
+    pool.close()  # there is room for two
+    alone, asked = load_model(str(folder), dtype="float32"), requests(40, tokens=24)
+    mine = RayGenerator(f"ray:{folder}@2", batch_size=4)
+    gone, told = mine._actors[1], list[int]()
+
+    def each(place: int, completion: Completion) -> None:
+        if not told:
+            ray.kill(gone)  # as if it had been started again too often
+        told.append(place)
+
+    try:
+        assert mine.generate(asked, each) == alone.generate(asked)
+        assert sorted(told) == list(range(40)) and gone not in mine._actors
+        with pytest.raises(ModelError, match=r"replicas of llama: the last one died.*the same command goes on"):
+            mine.generate(asked, lambda place, completion: ray.kill(mine._actors[0]))
+    finally:
+        mine.close()
+
+
+@pytest.mark.slow
+def test_a_replica_that_cannot_load_its_model_says_why(ray: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="a replica cannot start"):
+        RayGenerator(f"ray:{tmp_path}@1")
 
 
 def kill_one(words: str, where: Path, over: threading.Event) -> None:

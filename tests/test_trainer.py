@@ -92,6 +92,8 @@ def test_the_logs_hold_what_the_config_says(whole: tuple[Path, dict]) -> None:
     assert 0 < summary["scores"]["ppo"]["pass_at_1"] < 1  # or the comparisons below compare little
     assert {row["action"] for row in trained} == {0, 1, 2}
     assert len((folder / "results.csv").read_text().splitlines()) == 1 + 9
+    assert summary["training_cost"]["generations"] == len(trained) > 0
+    assert summary["training_cost"]["rewriter_calls"] == sum(row["rewriter_calls"] for row in trained)
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
 
 

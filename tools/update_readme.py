@@ -96,6 +96,7 @@ def speed() -> str:
 
 
 WHAT = {  # what each command does, for the table of minutes
+    "make assets .venv/bin/.requirements-dev": "the install: packages, those of the tests too, and the small models",
     "make demo": "laptop profile, all four notebooks, both forms of prompt",
     "make demo-quick": "smoke profile: every cell, no result",
     "make test": "all fast tests",
@@ -107,7 +108,7 @@ def minutes() -> str:
     """How long the commands took where they were last timed."""
     record = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text(encoding="utf-8"))
     lines = [
-        f"Minutes after the install, on {record['machine']}:",
+        f"Minutes in a fresh clone, nothing generated before, on {record['machine']} (`benchmarks/minutes.py`):",
         "",
         "| command | what | minutes |",
         "|---|---|---|",
