@@ -357,8 +357,8 @@ def reliability(
         lines += [f"{file.name}: {doubt}; the masks are counted." for doubt in file.doubts]
     same = [note for note in notes if note.endswith(results.SAME_ATTEMPTS)]
     if len(same) > 1:
-        paths = ", ".join(note.split(": ")[0] for note in same)
-        lines.append(f"{len(same)} runs repeat a seed of their row with the same attempts and are left out: {paths}.")
+        folders = ", ".join(Path(note.split(": ")[0].rpartition(", ")[0]).name for note in same)
+        lines.append(f"{len(same)} runs repeat a seed of their row with the same attempts and are left out: {folders}.")
         notes = [note for note in notes if note not in same]
     return [*lines, *notes]
 
