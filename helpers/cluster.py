@@ -120,6 +120,8 @@ class RayGenerator:
         self, requests: Sequence[Request], each: Callable[[int, Completion], object] | None = None
     ) -> list[Completion]:
         """Completions in the order of ``requests``; equal ones of neighbouring length go to one replica together."""
+        if not self._actors:
+            raise ModelError(self._silent("there is none left"))
         done: list[Completion | None] = [None] * len(requests)
         places = sorted(range(len(requests)), key=lambda place: len(str(requests[place].prompt)))
         size = max(1, min(self.batch_size, -(-len(places) // self.replicas)))
@@ -163,6 +165,11 @@ class RayGenerator:
             f"replicas of {self.name}: {' '.join(what.split())[:400]}. See `ray status` and the logs of Ray's session; the "
             "same command goes on where this one stopped."
         )
+
+    @property
+    def alive(self) -> bool:
+        """Whether a replica is left; a pool without any is of no more use."""
+        return bool(self._actors)
 
     def close(self) -> None:
         """End the replicas, and give their GPUs back."""

@@ -120,7 +120,7 @@ def load_generator(
 
         with _loading:
             replicas = (name, dtype, device, batch_size)
-            if (pool := _pools.get(replicas)) is None:
+            if (pool := _pools.get(replicas)) is None or not pool.alive:
                 pool = _pools[replicas] = RayGenerator(*replicas)
             return pool
     return load_model(name, dtype, device, batch_size, revision)

@@ -68,7 +68,6 @@ _SLIM = (
 _OWN = {"own_settings", "tuning"}
 PER_RUN = set(_PER_RUN.split())  # may differ between any two runs of a column
 LEARNING = set(_LEARNING.split())  # may differ between strategies, not between seeds of one
-TRAINING = {"train", "max_episodes"}  # may not differ between strategies that learn
 NEVER_OWN = set(_NEVER_OWN.split())  # no strategy may define these itself
 SLIM = tuple(_SLIM.split())  # what scores and figures read of an attempt: all that is kept in results/
 KINDS = ("syntax", "error", "wrong answer", "time-out")
@@ -176,8 +175,10 @@ def collect(places: str) -> tuple[list[RunDir], list[str]]:
 def differences(run: RunDir, reference: RunDir) -> list[str]:
     """Names of the settings in which ``run`` may not stand in one column with ``reference``."""
     excused = PER_RUN | LEARNING
+    if run.strategy in TUNED and reference.strategy in TUNED:
+        excused = excused - {"max_episodes"}  # what the agent's training may pay for is what their choice may cost
     if run.strategy in LEARNED and reference.strategy in LEARNED:
-        excused = excused - TRAINING
+        excused = excused - {"train"}
     if run.strategy in ONE_ATTEMPT:
         excused = excused | {"max_steps"}
     if run.strategy in OWN_SETTINGS:

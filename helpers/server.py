@@ -116,28 +116,31 @@ class ServerGenerator:
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="server")
         places = {pool.submit(self._complete, request, stop): place for place, request in enumerate(requests)}
         waiting: set[Future[Completion]] = set(places)
-        while waiting:
-            ready: set[Future[Completion]] = set()
-            try:
-                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            except KeyboardInterrupt as error:
-                if failure is not None:  # asked a second time: not even those under way
-                    break
-                failure = error
-            for future in ready:
+        try:
+            while waiting:
+                ready: set[Future[Completion]] = set()
                 try:
-                    completion = done[places[future]] = future.result()
-                    if each:
-                        each(places[future], completion)
-                except CancelledError:
-                    pass
-                except BaseException as error:
-                    failure = failure or error
-            if failure is not None:
-                stop.set()
-                for future in waiting:
-                    future.cancel()
-        pool.shutdown(wait=False)
+                    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                except KeyboardInterrupt as error:
+                    if failure is not None:  # asked a second time: not even those under way
+                        break
+                    failure = error
+                for future in ready:
+                    try:
+                        completion = done[places[future]] = future.result()
+                        if each:
+                            each(places[future], completion)
+                    except CancelledError:
+                        pass
+                    except BaseException as error:
+                        failure = failure or error
+                if failure is not None:
+                    stop.set()
+                    for future in waiting:
+                        future.cancel()
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
         if failure is not None:
             raise failure
         return [completion for completion in done if completion is not None]

@@ -1135,7 +1135,8 @@ def summarise(run, config, strategies, problems):
     tasks = [problem.task_id for problem in problems]
     curves = {name: scoring.budget_curve(rows[name], tasks, config.max_steps) for name in strategies}
     spent = {}  # before the evaluation, on learning or on choosing
-    for phase, title in (("train", "training_cost"), ("selection", "selection_cost")):
+    kinds = {"train": "training_cost", "validation": "validation_cost", "selection": "selection_cost"}
+    for phase, title in kinds.items():
         if before := [row for row in run.rows("attempts") if row["phase"] == phase]:
             spent[title] = scoring.cost(before)
     shared = ("problems", "eval_split", "visible_tests", "max_steps", "code_model", "rewriter_model", "seed")
@@ -1161,7 +1162,9 @@ def probe(config, parts, problems):
     replies = code.generate(requests)
     seconds = (time.perf_counter() - began) / len(replies)
     programs = [extract_program(r.text, p.entry_point)[0] for r, p in zip(replies, problems, strict=True)]
-    verdicts = parts.sandbox.run([Program(c, shown(p, config)) for c, p in zip(programs, problems, strict=True)])
+    verdicts = parts.sandbox.run(
+        [Program(c, shown(p, config), p.setup) for c, p in zip(programs, problems, strict=True)]
+    )
     jobs = [{"problem": p, "task": p.text, "feedback": "", "reflections": [], "seed": 1} for p in problems]
     jobs = [{**job, "cost": Cost()} for job in jobs]
     began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -196,15 +197,20 @@ def test_a_replica_that_cannot_load_its_model_says_why(ray: Any, tmp_path: Path)
 
 
 def kill_one(words: str, where: Path, over: threading.Event) -> None:
-    """SIGKILL what runs one task, a worker of Ray or the process that --jobs starts, once it is at work."""
-    while not over.wait(0.2):
-        logs = [log for log in where.rglob(f"*{words}*.log") if "03_baselines" in log.name]
-        for process in psutil.process_iter(["cmdline", "cwd"]):
+    """SIGKILL what runs one task, a worker of Ray or the process that --jobs starts, once it has made attempts."""
+    while not over.wait(0.05):
+        made = [
+            path for path in where.rglob("attempts.jsonl") if path.parent.name.startswith(words) and path.stat().st_size
+        ]
+        begun = [path for path in made if not (path.parent / "summary.json").exists()]
+        for process in psutil.process_iter(["cmdline", "cwd"]) if begun else []:
             line = process.info["cmdline"] or [""]
-            if logs and "--task" in line and f"_{words}" in line[-1] and process.info["cwd"] == str(where):
-                above = process.parent()
-                (above if above and above.name().startswith("ray::") else process).kill()
-                return
+            if "--task" in line and f"_{words}" in line[-1] and process.info["cwd"] == str(where):
+                with contextlib.suppress(psutil.Error):
+                    above = process.parent()
+                    (above if above and above.name().startswith("ray::") else process).kill()
+                    (where / "killed").touch()
+                    return
 
 
 def grid(tmp_path: Path, *arguments: str, rc: int | None = 0, kill: str = "") -> subprocess.CompletedProcess:
@@ -247,7 +253,11 @@ def test_the_grid_runs_as_independent_tasks(where: tuple[str, str], tmp_path: Pa
     (broken / "notes").unlink()
     died = grid(tmp_path, *FEW, "--seeds", "0", "1", *where, kill="random", rc=None)
     # A process that dies is a failed task; Ray starts it again itself.
-    assert died.returncode == ("--jobs" in where) and ("failed: 03" in died.stderr) == ("--jobs" in where)
+    assert (
+        (tmp_path / "killed").exists()
+        and died.returncode == ("--jobs" in where)
+        and ("failed: 03" in died.stderr) == ("--jobs" in where)
+    )
     grid(tmp_path, *FEW, "--seeds", "0", "1", *where)
     assert len(list(folder.rglob("summary.json"))) == 4
     for path in folder.rglob("attempts.jsonl"):

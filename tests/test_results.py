@@ -329,9 +329,10 @@ def test_seeds_of_one_row_agree_in_what_they_learn_with(agent):
 def test_strategies_that_learn_do_so_on_equal_terms_or_in_another_column(agent, setting, value):
     make_run(agent / "bandit", "bandit", **{setting: value})
     make_run(agent / "schedule", "schedule", **{setting: value})
-    (column,), (note,) = read(agent)
-    assert "bandit" not in column.entries and re.search(rf"/bandit is not comparable .*{setting}", note)
-    assert "schedule" in column.entries  # its problems are not those
+    (column,), notes = read(agent)
+    assert "bandit" not in column.entries and re.search(rf"/bandit is not comparable .*{setting}", notes[0])
+    # It chooses on other problems, and may pay for that what the training pays.
+    assert ("schedule" in column.entries) == (setting == "train") == (len(notes) == 1)
     make_run(agent / "ppo1", "ppo", 0, **{setting: value})
     (one, two), notes = read(agent)
     assert notes == [] and "bandit" in two.entries and "bandit" not in one.entries and one.title != two.title

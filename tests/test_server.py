@@ -364,12 +364,18 @@ def test_a_run_goes_on_when_the_server_dies_and_comes_back_elsewhere_or_not(
         code_model=name, generation_cache=str(tmp_path / "cache"), max_new_tokens=8, batch_size=2, max_steps=2
     )
 
+    answers = []
+
     def train(config: Any, report: Callable[[str], None]) -> dict[str, Any]:
         code = CachedGenerator(load_generator(config.code_model, batch_size=2), tmp_path / "cache")
+        answers.append(code.inner)
         mine = Parts(code, Rewriter(), parts.lexicon, parts.embedder, parts.sandbox)
         return PPOCodeT5Trainer(config, parts=mine).train(tmp_path / "run", report=report)
 
+    deaths = []
+
     def die() -> None:
+        deaths.append(line.heard[-1])
         served.kill()
         time.sleep(1)
         served.start(wait=False)
@@ -383,7 +389,8 @@ def test_a_run_goes_on_when_the_server_dies_and_comes_back_elsewhere_or_not(
     rows = read_rows(tmp_path / "run" / "attempts.jsonl")
     seen = Counter((r["phase"], r["strategy"], r["task_id"], r["visit"], r["attempt"]) for r in rows)
     assert set(seen.values()) == {1} and summary["scores"]["ppo"]["n"] == 4
-    assert max(line.passed.values()) == 1
+    assert max(line.passed.values()) == 1 and len(deaths) == 1 and not line.faults
+    assert answers[-1].stats.retries > 0  # the call under way, or the next one
     moved = small(**{**vars(config), "code_model": name.replace("127.0.0.1", "localhost")})
     calls = len(line.heard)
     assert train(moved, lambda line: None) == summary and len(line.heard) == calls  # read: the same run
