@@ -500,7 +500,7 @@ def run(args: argparse.Namespace) -> int:
         root = Path(values.get("run_dir", "runs"))
         for folder in dict.fromkeys(task.folder for task in tasks):
             keep(folder, Path(args.keep) / folder.relative_to(root))
-    for task, why in failed:
+    for task, why in failed if len(tasks) > 1 else []:  # again, after all that the others printed
         print(f"failed: {task.name}: {why}", file=sys.stderr)
     return int(bool(failed))
 

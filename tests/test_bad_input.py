@@ -225,9 +225,9 @@ def test_an_output_folder_of_another_config_is_refused_and_left_alone(empty: Pat
 
 @pytest.mark.slow
 def test_what_only_the_notebook_can_find_is_one_sentence_too(empty: Path) -> None:
-    done = command(empty, "-p", "word_vectors=no-such-vectors")
+    done = command(empty, "-p", "word_vectors=no-such-vectors", "--notebooks", "01")
     assert done.returncode == 1
-    assert re.match("error: AssetError: .*no-such-vectors", sentence(done.stdout, done.stderr))
+    assert re.match("error: 01_ppo_codet5: AssetError: .*no-such-vectors", sentence(done.stdout, done.stderr))
     assert not list(empty.rglob("config.json"))
 
 
