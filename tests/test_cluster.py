@@ -197,12 +197,10 @@ def test_a_replica_that_cannot_load_its_model_says_why(ray: Any, tmp_path: Path)
 
 
 def kill_one(words: str, where: Path, over: threading.Event) -> None:
-    """SIGKILL what runs one task, a worker of Ray or the process that --jobs starts, once it has made attempts."""
+    """SIGKILL what runs one task, a worker of Ray or the process that --jobs starts, once its run directory is open."""
     while not over.wait(0.05):
-        made = [
-            path for path in where.rglob("attempts.jsonl") if path.parent.name.startswith(words) and path.stat().st_size
-        ]
-        begun = [path for path in made if not (path.parent / "summary.json").exists()]
+        runs = [path.parent for path in where.rglob("config.json") if path.parent.name.startswith(words)]
+        begun = [run for run in runs if not (run / "summary.json").exists()]
         for process in psutil.process_iter(["cmdline", "cwd"]) if begun else []:
             line = process.info["cmdline"] or [""]
             if "--task" in line and f"_{words}" in line[-1] and process.info["cwd"] == str(where):
