@@ -9,13 +9,14 @@ command with no text generated before. Figures of commands that are not given st
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import _common
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL = "make assets .venv/bin/.requirements-dev"
@@ -33,10 +34,8 @@ def seconds(command, folder):
 
 def machine():
     """Cores, processor and memory of this machine; no name of it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{os.cpu_count()} CPU cores ({models[0] if models else platform.machine()}), {memory:.0f} GB, no GPU used"
+    about, memory = _common.machine(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{about['cores']} CPU cores ({about['cpu_model']}), {memory:.0f} GB, no GPU used"
 
 
 def main():

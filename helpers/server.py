@@ -70,7 +70,9 @@ class ServerGenerator:
     """A TextGenerator that asks a server, at most ``concurrency`` requests at a time.
 
     A request that fails for good ends those that wait to be tried again; those under way are waited for, unless Ctrl-C
-    comes twice. A forced start of the reply needs the plain ``/v1/completions``, and for a chat also the model's chat template, of
+    comes twice.
+
+    A forced start of the reply needs the plain ``/v1/completions``, and for a chat also the model's chat template, of
     which the tokenizer must be on this machine or the hub under NAME; a chat without one uses ``/v1/chat/completions``.
     Lost connections, time-outs, 408, 409, 429 and 5xx are tried again with exponential back-off and jitter, for
     ``patience`` seconds; any other refusal is a ModelError at once. A reply that lacks its text or its token counts is

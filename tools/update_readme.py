@@ -33,6 +33,8 @@ def results() -> str:
     shown = columns[0].reference
     agent = columns[0].entries[runs.AGENT]
     s = shown.settings
+    found = tables.comparisons(columns, **DRAWS)
+    adjusted = statistics.holm([c.p for c in found])
     return "\n".join(
         [
             f"{s['code_model']} writes and rewrites, asked in two forms; {len(s['task_ids'])} held-out {s['problems']} problems, "
@@ -41,26 +43,21 @@ def results() -> str:
             "",
             table.markdown().strip(),
             "",
-            *(verdict(column, columns) for column in columns),
+            *(verdict(column, list(zip(found, adjusted, strict=True))) for column in columns),
         ]
     )
 
 
-def verdict(column: runs.Column, columns: list[runs.Column]) -> str:
-    """Whether the agent beat the best control of equal budget: by the interval, and by Holm's p over all rows."""
-    agent = column.entries[runs.AGENT]
+def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]]) -> str:
+    """Whether the agent beat the best control of equal budget: by the interval, and by Holm's p over all rows.
+
+    ``found``: the agent against every row of all columns, with Holm's p.
+    """
     controls = [column.entries[name] for name in runs.EQUAL_BUDGET if name in column.entries]
     best = max(controls, key=lambda entry: entry.solved().mean())
-    seeds = [seed for seed in agent.seeds if seed in best.seeds]
-    a, b = (entry.solved()[[entry.seeds.index(seed) for seed in seeds]] for entry in (agent, best))
-    gap, low, high = (100 * x for x in statistics.paired_bootstrap(a, b, **DRAWS))
+    c, p = next(pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best.strategy))
+    gap, low, high = (100 * x for x in (c.difference, *c.interval))
     place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
-    found = tables.comparisons(columns, **DRAWS)
-    p = next(
-        adjusted
-        for c, adjusted in zip(found, statistics.holm([c.p for c in found]), strict=True)
-        if (c.column, c.strategy) == (column.title, best.strategy)
-    )
     shown = low > 0 and p <= 0.05
     claim = "it is above by more than chance" if shown else "**no gain over the controls is shown**"
     return (
