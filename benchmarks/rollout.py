@@ -101,7 +101,7 @@ class Follow:
     """A stopping criterion that follows the text as it grows, and ends it where its stop rule does if ``early``."""
 
     def __init__(self, request, tokenizer, ids, end_tokens, early):
-        from ppo_codet5.helpers.stops import StopRule
+        from ppo_codet5.helpers.replies import StopRule
         from tokenizers.decoders import DecodeStream
 
         self.backend, self.end_tokens, self.early = tokenizer.backend_tokenizer, end_tokens, early

@@ -25,7 +25,7 @@ from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from .models import Completion, ModelError, Request, render_chat
-from .stops import StopRule
+from .replies import StopRule
 
 _TOP_K = (64, 2048)  # candidates to look at: 64 hold most nuclei at usual settings; then more, then the vocabulary
 _PREFILL_TOKENS = 1024  # a forward pass this wide runs at full speed; wider ones only pad more and fall out of cache
@@ -260,7 +260,7 @@ class TransformersGenerator:
             )
         limit = min(request.max_new_tokens, self._context - len(ids))
         stream = DecodeStream(ids=ids, skip_special_tokens=True)
-        stop = StopRule(request.stop, request.prefix)
+        stop = StopRule(request.stop, request.prefix, request.entry_point)
         return _Row(index, request, ids, encoder_ids, limit, stop, stream, prompt_tokens, request.prefix)
 
     def _encode(self, text: str, special: bool) -> list[int]:

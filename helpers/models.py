@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 from .assets import no_progress_bars
-from .stops import RULES
+from .replies import RULES
 
 if TYPE_CHECKING:
     from .cluster import RayGenerator
@@ -39,7 +39,8 @@ class Request:
     ``prompt`` is plain text, or a chat as ((role, content), ...). ``prefix`` is the forced start of the reply: it
     follows the chat template's generation prompt, the plain prompt of a decoder-only model, or the decoder's start
     token of an encoder-decoder. ``seed`` (64 bits) alone decides the sampling. ``temperature`` 0 is greedy;
-    ``stop`` names a rule of helpers/stops.py.
+    ``stop`` names a rule of ``replies.StopRule``; ``entry_point`` is the function that ends a reply under the rule
+    ``function``, by default the one that the prefix starts.
     """
 
     prompt: str | tuple[tuple[str, str], ...]
@@ -49,6 +50,7 @@ class Request:
     temperature: float = 0.7
     top_p: float = 0.9
     stop: str = "none"
+    entry_point: str = ""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

@@ -19,7 +19,7 @@ from typing import Any
 
 from .models import Completion, ModelError, Request, load_tokenizer, render_chat
 from .runs import logger
-from .stops import cut
+from .replies import cut
 
 PREFIX = "openai:"
 API_KEY = "OPENAI_API_KEY"  # read from the environment, kept nowhere else

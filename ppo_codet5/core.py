@@ -22,7 +22,7 @@ from ppo_codet5.helpers.gencache import CachedGenerator
 from ppo_codet5.helpers.lexicon import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
 from ppo_codet5.helpers.problems import load_problems, problem_set_hash
-from ppo_codet5.helpers.programs import extract_program, sides
+from ppo_codet5.helpers.replies import extract_program, sides
 from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
 from torch import nn
 from torch.distributions import Categorical
@@ -179,7 +179,7 @@ def code_request(problem, task, config, seed, reflections=()):
     """The request that asks the code model for one program."""
     prompt, start = code_prompt(problem, task, config, reflections)
     sampling = {"temperature": config.temperature, "top_p": config.top_p, "max_new_tokens": config.max_new_tokens}
-    return Request(prompt, seed=seed, prefix=start, stop=STOP_RULE, **sampling)
+    return Request(prompt, seed=seed, prefix=start, stop=STOP_RULE, entry_point=problem.entry_point, **sampling)
 
 
 class EpicGA:

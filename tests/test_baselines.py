@@ -17,9 +17,8 @@ from notebooks import module_of
 from ppo_codet5.helpers import scoring
 from ppo_codet5.helpers.gencache import CachedGenerator
 from ppo_codet5.helpers.models import Completion, Request
-from ppo_codet5.helpers.programs import extract_program, sides
+from ppo_codet5.helpers.replies import cut, extract_program, sides
 from ppo_codet5.helpers.runs import RunError, read_rows
-from ppo_codet5.helpers.stops import cut
 from scripted import CUT, REFLECT, STARTER, Coder, Rewriter, partly, right, scripted_llama, small, sometimes, wrong
 
 from ppo_codet5 import core, reproduce
