@@ -318,7 +318,7 @@ def _member(value: Any, like: Iterable[Any]) -> Any:
 
 
 _ELEMENTS = ("t", "s", "z")
-_LETTERS = {tuple: ("t",), set: ("s", "z"), frozenset: ("s", "z"), dict: ("d",)}
+_LETTERS: dict[type, tuple[str, ...]] = {tuple: ("t",), set: ("s", "z"), frozenset: ("s", "z"), dict: ("d",)}
 
 
 def equal(value: Any, expected: Any) -> bool:

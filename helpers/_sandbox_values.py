@@ -323,7 +323,7 @@ def encode_all(values: list[Any], take: list[int], found: Found) -> tuple[str, l
     return "".join(out), whole
 
 
-class _View(list):  # type: ignore[type-arg]
+class _View(list):
     """The elements of a view of a dict, which is equal to a set of them."""
 
 
