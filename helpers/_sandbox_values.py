@@ -3,6 +3,7 @@
 Lists, strings, numbers, booleans and None are themselves; all else is an object with one key that names the kind:
 
     i f c b e D F   int beyond 64 bits, float that JSON lacks, complex, bytes, Ellipsis, Decimal, Fraction
+    S               string with lone surrogates
     t s z d         tuple, set, frozenset, dict (a list of pairs)
     u               [number of the class, its name, the value as its built-in base, truth]: an instance of a subclass
     k               [name, arguments, truth]: a kind of the library, see ``_KINDS``, or a built-in exception
@@ -28,6 +29,7 @@ from builtins import (
     Exception,
     StopIteration,
     TypeError,
+    ValueError,
     bool,
     bytearray,
     bytes,
@@ -91,6 +93,7 @@ class Found:
         return self.numbers[key]
 
 
+_UTF_32 = str.encode
 _INT, _FLOAT, _STR = int.__repr__, float.__repr__, str.__str__
 _ITEMS, _DICT_SIZE = dict.items, dict.__len__
 _NAME, _MODULE, _DICT, _MRO = (
@@ -126,6 +129,8 @@ def encode(
         if len(value) > room[0]:
             raise TooLarge
         text = quote(value)
+        if len(text) != len(value) + 2 and "\\ud" in text:
+            text = _lone_surrogates(value, text)
     elif value is None or kind is bool:
         text = "null" if value is None else "true" if value else "false"
     elif kind is float:
@@ -165,6 +170,15 @@ def encode(
     if room[0] < 0:
         raise TooLarge
     out.append(text)
+
+
+def _lone_surrogates(value: str, text: str) -> str:
+    """Another text where there are any: in JSON two that follow each other would be read as one character."""
+    try:
+        value.encode()
+    except ValueError:
+        return '{"S":"%s"}' % _UTF_32(value, "utf-32-le", "surrogatepass").hex()
+    return text
 
 
 def _truth(value: Any, found: Found | None) -> str:
@@ -378,6 +392,8 @@ def scalar(kind: str, body: Any) -> Any:
         return complex(float(body[0]), float(body[1]))
     if kind == "b":
         return bytes.fromhex(body)
+    if kind == "S":
+        return bytes.fromhex(body).decode("utf-32-le", "surrogatepass")
     if kind == "D" and len(body) < 1000:
         return __import__("decimal").Decimal(body)
     if kind == "F" and len(body[0]) + len(body[1]) < 2000:

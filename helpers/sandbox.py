@@ -228,7 +228,8 @@ class _Attempt:
             "wall": max(0.01, self.seconds),
             "memory": limits.memory_mb,
         }
-        return json.dumps(job).encode()
+        # not as escapes: those of two lone surrogates would be read as one character
+        return json.dumps(job, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @property
     def seconds(self) -> float:

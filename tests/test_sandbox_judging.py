@@ -187,7 +187,20 @@ CONDITIONS_ALL = [f"assert {text}" for text in CONDITIONS.strip().replace("\n", 
 
 # Whether equal ones of these are one object depends on the compiler.
 UNSURE = set(
-    ["f(1.0)", "f(1+0j)", "f(-0.0)", "f(10**30)", "10**30", "f(-2**63)", "f(math.inf)", "(0,1,2)", "f((0,1,2))", "(1,2)", "f((1,2))", "'RED'"]
+    [
+        "f(1.0)",
+        "f(1+0j)",
+        "f(-0.0)",
+        "f(10**30)",
+        "10**30",
+        "f(-2**63)",
+        "f(math.inf)",
+        "(0,1,2)",
+        "f((0,1,2))",
+        "(1,2)",
+        "f((1,2))",
+        "'RED'",
+    ]
 )
 
 
@@ -264,7 +277,7 @@ def test_conditions(sandbox: Sandbox) -> None:
 
 
 def test_pairs_of_values(sandbox: Sandbox) -> None:
-    compare(sandbox, random.Random(0).sample(PAIRS, 2000))
+    compare(sandbox, random.Random(0).sample(PAIRS, 1500))
 
 
 @pytest.mark.slow
@@ -358,7 +371,7 @@ len(f(1)) > 5|type(f(1)) is int|f(1) == {'a': ref(1), 'b': 5}|f(1) == frozenset(
 """
 
 
-@pytest.mark.parametrize("value", ["A()", "Dict()", "A", "(A() for _ in range(3))", "[A()]", "lambda *_: A()"])
+@pytest.mark.parametrize("value", ["A()", "Dict({7: 7})", "A", "(A() for _ in range(3))", "[A()]", "lambda *_: A()"])
 @pytest.mark.parametrize("patches", ["", PATCHES])
 def test_lying_objects_pass_no_assert_that_holds_something_unknown(sandbox: Sandbox, value: str, patches: str) -> None:
     code = f"import datetime, itertools, math, operator, collections\n{LIAR}\ndef f(x):\n    return {value}\n{patches}"
@@ -446,7 +459,7 @@ from ppo_codet5.helpers.sandbox import Program, Sandbox
 CODES = ["import os\\ndef f(x): return open(os.path.abspath('missing.txt'))", "import os\\ndef f(x): return [os.getcwd()] * 90",
          "from collections import Mapping", "import os, sys\\ndef f(x): return os.__file__, sys.executable, sys.path",
          "import os\\ndef f(x): raise ValueError([os.getcwd()] * 90)", "import json\\ndef f(x): return repr(json), repr(f)",
-         "import traceback\\ndef f(x): return traceback.format_stack()", "import tempfile\\ndef f(x): return tempfile.gettempdir()"]
+         "import tempfile\\ndef f(x): return tempfile.gettempdir()"]
 for layers in ("auto", "none"):
     with Sandbox(workers=1, layers=layers) as sandbox:
         print(json.dumps([v.messages for v in sandbox.run([Program(code, ("assert f(1) == 1",)) for code in CODES])]))
@@ -460,11 +473,13 @@ def test_verdicts_do_not_depend_on_the_place(tmp_path: Path) -> None:
         if folder != root:
             for name in ("helpers", "ppo_codet5"):
                 shutil.copytree(root / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            (folder / "01_ppo_codet5.ipynb").touch()  # which makes it a checkout
             (folder / "temporary").mkdir()
         temporary = {"TMPDIR": str(folder / "temporary")} if folder != root else {}
         environment = {**os.environ, **temporary, "PYTHONPATH": str(folder)}
         command = [sys.executable, "-c", PLACES]
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert not result.returncode, result.stderr
         lines |= set(result.stdout.splitlines())
     assert len(lines) == 1, "\n".join(lines)
     assert str(tmp_path) not in lines.pop()
