@@ -193,6 +193,7 @@ _LETTERS = {
     "F": "wrong_value",
 }
 _TIME = ("timeout", "stopped at the time limit")
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _GONE = "the process ended before the assert did"
 _AS_IT_STANDS = "ran as it stands, so the program could read or forge its result"
 _OUTSIDE = "its values were compared in a clean process"
@@ -229,7 +230,7 @@ class _Attempt:
             "memory": limits.memory_mb,
         }
         # not as escapes: those of two lone surrogates would be read as one character
-        return json.dumps(job, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return _TO_JSON(job).encode("utf-8", "surrogatepass")
 
     @property
     def seconds(self) -> float:
