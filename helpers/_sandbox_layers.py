@@ -86,6 +86,9 @@ def private_folder() -> tuple[str, str | None]:
             _libc.mount(None, b"/", None, _MS_REC_PRIVATE, None)
             if _libc.mount(b"tmpfs", path.encode(), b"tmpfs", 6, TMPFS):  # 6: nosuid, nodev
                 return "", _reason("mount")
+            if path != "/tmp":  # a name that stands for nothing else, so that verdicts can call it /tmp
+                path = os.path.join(path, "ppo-sandbox-" + os.urandom(8).hex())
+                os.mkdir(path, 0o700)
             return path, None
     return "", "no folder to mount over"
 

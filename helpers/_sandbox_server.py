@@ -34,37 +34,28 @@ import types
 from builtins import (
     AssertionError,
     BaseException,
-    Exception,
     MemoryError,
     SystemExit,
     bool,
-    bytearray,
     bytes,
     compile,
-    complex,
     dict,
     eval,
     exec,
     float,
-    frozenset,
     getattr,
     int,
     isinstance,
-    issubclass,
     len,
     list,
     max,
-    memoryview,
     min,
     range,
-    set,
     str,
     tuple,
     type,
 )
-from collections import ChainMap, UserDict, UserList, UserString
 from json.encoder import encode_basestring_ascii as quote
-from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is slow to load, and what a child loads it is to find as it was
@@ -77,20 +68,18 @@ import random
 
 os.register_at_fork = _register
 
-layers: types.ModuleType | None = None
-if sys.platform == "linux":
-    sys.path.append(_HERE)
-    layers = __import__("_sandbox_layers")
-    sys.path.remove(_HERE)
+sys.path.append(_HERE)
+from _sandbox_values import _NAME, _STR, PRISTINE, VALUE_CHARS, Found, TooLarge, decode_all, encode, encode_all
+
+layers: types.ModuleType | None = __import__("_sandbox_layers") if sys.platform == "linux" else None
+sys.path.remove(_HERE)
 
 # Wait status, whether killed at a limit, whether the scratch folder is clean, phases ended, CPU and wall seconds; then the report.
 REPLY = struct.Struct("<iBBIdd")
 HEADER = struct.Struct("<IIdd")  # bytes of report, phases ended, CPU seconds and clock at the end of the last phase
 REPORT_BYTES = 8 << 20
 STACK_BYTES = 8 << 20
-VALUE_CHARS = 1 << 20  # of one encoded value
-VALUE_DEPTH = 200
-TEXT_CHARS = 400  # of an exception's text; the client cuts further
+TEXT_CHARS = 4000  # of an exception's text; the client cuts further
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
 CAN_WAIT = hasattr(signal, "sigtimedwait")  # not on macOS
@@ -99,153 +88,6 @@ PRELOAD = "bisect copy datetime enum functools heapq itertools math operator re 
 
 
 # ---------------------------------------------------------------------------------------------------------- the child
-
-
-class TooLarge(Exception):
-    """A value whose encoding is over VALUE_CHARS or deeper than VALUE_DEPTH."""
-
-
-_INT, _FLOAT, _STR = int.__repr__, float.__repr__, str.__str__
-_LIST, _TUPLE, _ITEMS = list.__iter__, tuple.__iter__, dict.items
-_SET, _FROZEN = set.__iter__, frozenset.__iter__
-_LIST_SIZE, _TUPLE_SIZE, _DICT_SIZE = list.__len__, tuple.__len__, dict.__len__
-_SET_SIZE, _FROZEN_SIZE = set.__len__, frozenset.__len__
-_NAME = type.__dict__["__name__"].__get__
-_VIEWS: tuple = (type({}.keys()), type({}.items()))
-
-
-def encode(value: Any, out: list[str], room: list[int], depth: int = 0) -> None:
-    """Append the JSON text of ``value`` to the list ``out``, going by its built-in type and never by its methods.
-
-    ``room`` is a list of one int, the characters that may still be written. Lists, strings, numbers, booleans and
-    None are themselves; all else is an object with one key that names the kind (see ``decode``).
-    """
-    kind = type(value)
-    if value is None or kind is bool:
-        text = "null" if value is None else "true" if value else "false"
-    elif issubclass(kind, int):
-        value = int.__int__(value)
-        text = _INT(value) if -(1 << 63) <= value < 1 << 63 else '{"i":"%x"}' % value
-    elif issubclass(kind, float):
-        value = float.__float__(value)
-        text = _FLOAT(value) if value - value == 0 else '{"f":"%s"}' % _FLOAT(value)
-    elif issubclass(kind, str):
-        value = _STR(value)
-        if len(value) > room[0]:
-            raise TooLarge
-        text = quote(value)
-    elif issubclass(kind, (list, tuple, set, frozenset)) or kind in _VIEWS:
-        if issubclass(kind, list):
-            head, text, size, items = "[", "]", _LIST_SIZE(value), _LIST(value)
-        elif issubclass(kind, tuple):
-            head, text, size, items = '{"t":[', "]}", _TUPLE_SIZE(value), _TUPLE(value)
-        elif issubclass(kind, set):
-            head, text, size, items = '{"s":[', "]}", _SET_SIZE(value), _SET(value)
-        elif issubclass(kind, frozenset):
-            head, text, size, items = '{"s":[', "]}", _FROZEN_SIZE(value), _FROZEN(value)
-        else:
-            head, text, size, items = '{"s":[', "]}", len(value), value
-        if depth > VALUE_DEPTH or 2 * size > room[0]:
-            raise TooLarge
-        out.append(head)
-        comma = False
-        for item in items:
-            if comma:
-                out.append(",")
-            comma = True
-            encode(item, out, room, depth + 1)
-    elif issubclass(kind, dict):
-        if depth > VALUE_DEPTH or 4 * _DICT_SIZE(value) > room[0]:
-            raise TooLarge
-        out.append('{"d":[')
-        comma = False
-        for key, item in _ITEMS(value):
-            out.append(",[" if comma else "[")
-            comma = True
-            encode(key, out, room, depth + 1)
-            out.append(",")
-            encode(item, out, room, depth + 1)
-            out.append("]")
-        text = "]}"
-    else:
-        return _encode_rare(value, kind, out, room, depth)
-    room[0] -= len(text) + 1
-    if room[0] < 0:
-        raise TooLarge
-    out.append(text)
-
-
-def _loaded(module: str, name: str) -> Any:
-    """A class of a module, if a program has imported that."""
-    return getattr(sys.modules.get(module), name, None)
-
-
-def _encode_rare(value: Any, kind: type, out: list[str], room: list[int], depth: int) -> None:
-    """The types of the standard library that can equal a literal without being of its type; else a bare name."""
-    if kind is complex:
-        parts = '{"c":["%s","%s"]}' % (_FLOAT(value.real), _FLOAT(value.imag))
-    elif issubclass(kind, (bytes, bytearray)) or kind is memoryview:
-        if len(value) * 2 > room[0]:
-            raise TooLarge
-        parts = '{"b":"%s"}' % bytes(value).hex()
-    elif kind is _loaded("decimal", "Decimal"):
-        parts = '{"D":%s}' % quote(str(value))
-    elif kind is _loaded("fractions", "Fraction"):
-        parts = '{"F":["%x","%x"]}' % (value.numerator, value.denominator)
-    elif value is ...:
-        parts = '{"e":0}'
-    elif kind in (UserList, UserString):
-        return encode(value.data, out, room, depth + 1)
-    elif kind in (UserDict, ChainMap, MappingProxyType):
-        return encode(dict(value), out, room, depth + 1)
-    else:
-        try:
-            truth = bool(value)
-        except Exception:
-            truth = True
-        parts = '{"o":[%s,%s]}' % (quote(_NAME(kind)[:60]), "true" if truth else "false")
-    room[0] -= len(parts)
-    if room[0] < 0:
-        raise TooLarge
-    out.append(parts)
-
-
-class Opaque:
-    """Stands for a value that could not be sent: only its truth is known."""
-
-    def __init__(self, truth: bool) -> None:
-        self.truth = truth
-
-    def __bool__(self) -> bool:
-        return self.truth
-
-
-def decode(value: Any) -> Any:
-    """The inverse of ``encode``, for asserts of which a clean child evaluates the rest."""
-    if type(value) is list:
-        return [decode(item) for item in value]
-    if type(value) is not dict:
-        return value
-    ((kind, body),) = value.items()
-    if kind == "t":
-        return tuple(decode(item) for item in body)
-    if kind == "s":
-        return {decode(item) for item in body}
-    if kind == "d":
-        return {decode(key): decode(item) for key, item in body}
-    if kind == "i":
-        return int(body, 16)
-    if kind == "f":
-        return float(body)
-    if kind == "c":
-        return complex(float(body[0]), float(body[1]))
-    if kind == "b":
-        return bytes.fromhex(body)
-    if kind == "D":
-        return __import__("decimal").Decimal(body)
-    if kind == "F":
-        return __import__("fractions").Fraction(int(body[0], 16), int(body[1], 16))
-    return ... if kind == "e" else Opaque(bool(body[1]))
 
 
 class Report:
@@ -292,14 +134,15 @@ def execute(job: dict[str, Any], report: Report) -> None:
     """Run the parts of a program, then its tests from ``job["start"]`` on. Report lines are
 
     ``[-1, letter, type]`` for a part that failed (S: does not compile), after which nothing runs; else per test
-    ``[i, "V", [values]]``, ``[i, "L", ""]`` (values too large), ``[i, "P", ""]`` (a statement that ran through) or
-    ``[i, letter, type]`` (S again if it does not compile), each of the last followed by ``[i, "+", text]``.
+    ``[i, "V", [values]]``, ``[i, "L", ""]`` (values too large), ``[i, "P", ""]`` (a statement that ran through),
+    ``[i, "H", [0 or 1, [values]]]`` (judged here, see ``judged_here``) or ``[i, letter, type]`` (S again if it does
+    not compile), each of the last followed by ``[i, "+", text]``.
     """
     module = types.ModuleType("solution")
     space = module.__dict__
     sys.modules["solution"] = module
     if "values" in job:
-        space["_V"] = [decode(value) for value in job["values"]]
+        space["_V"] = decode_all(job["values"])
     for name, source in job["parts"]:
         try:
             code = compile(source, name, "exec", 0, True, 0)
@@ -317,7 +160,8 @@ def execute(job: dict[str, Any], report: Report) -> None:
             if type(test) is str:
                 codes = [compile(test, "<assert>", "exec", 0, True, 0)]
             else:
-                codes = [compile(source, "<call>", "eval", 0, True, 0) for source in test]
+                sources = test if type(test) is list else test["ask"]
+                codes = [compile(source, "<call>", "eval", 0, True, 0) for source in sources]
         except BaseException as error:
             report.error(i, "S", error)
             report.phase()
@@ -326,15 +170,18 @@ def execute(job: dict[str, Any], report: Report) -> None:
             if type(test) is str:
                 exec(codes[0], space)
                 report.line('[%d,"P",""]' % i)
-            else:
+            elif type(test) is list:
                 out = ['[%d,"V",[' % i]
-                room = [VALUE_CHARS]
-                for code in codes:
-                    if len(out) > 1:
-                        out.append(",")
-                    encode(eval(code, space), out, room)
+                encode(eval(codes[0], space), out, [VALUE_CHARS])
                 out.append("]]")
                 report.line("".join(out))
+            else:
+                values = [eval(code, space) for code in codes]
+                text, whole = encode_all(values[: len(test["take"])], test["take"], Found(test["truth"]))
+                if test["here"] and not any(whole[k] for k in test["own"]):
+                    report.line('[%d,"H",[%d,%s]]' % (i, judged_here(test["here"], values), text))
+                else:
+                    report.line('[%d,"V",%s]' % (i, text))
         except TooLarge:
             report.line('[%d,"L",""]' % i)
         except AssertionError as error:
@@ -342,6 +189,15 @@ def execute(job: dict[str, Any], report: Report) -> None:
         except BaseException as error:
             report.error(i, letter_of(error), error)
         report.phase()
+
+
+def judged_here(rest: str, values: list[Any]) -> bool:
+    """Whether an assert holds for values that cannot be sent; nothing in it was unknown to the program."""
+    try:
+        exec(compile(rest, "<assert>", "exec", 0, True, 0), {"_V": values, "__builtins__": PRISTINE})
+    except AssertionError:
+        return False
+    return True
 
 
 def child(job: dict[str, Any], memory: mmap.mmap, lock_child: Callable[[], None], alone: bool) -> None:
@@ -653,8 +509,10 @@ def main() -> None:
         send(descriptor, json.dumps({"broken": "namespaces", "missing": {"namespaces": str(error)}}).encode())
         return
     if not config["scratch"]:
-        config["scratch"] = made = os.path.join(config["temporary"], "ppo-sandbox-" + os.urandom(8).hex())
+        folder = os.path.realpath(config["temporary"])
+        config["scratch"] = made = os.path.join(folder, "ppo-sandbox-" + os.urandom(8).hex())
         os.mkdir(made, 0o700)
+    hello["scratch"] = config["scratch"]
     keeper = os.getpid()
     server = os.fork()
     if server:

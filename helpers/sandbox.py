@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ._sandbox_asserts import Question, ask, cut, equal, show, truth
+from ._sandbox_asserts import Question, ask, assigned, cut, equal, own_object, show, truth
 
 OUTCOMES = (
     "pass",
@@ -144,6 +144,7 @@ class _Worker:
         except (OSError, EOFError, ValueError) as error:
             self.close()
             raise SandboxError("A sandbox worker ended while it started: try Sandbox(layers='none').") from error
+        self.scratch = json.dumps(self.hello.get("scratch", "/tmp"))[1:-1].encode()  # as it stands in a report
 
     def send(self, job: bytes) -> None:
         self.socket.sendall(struct.pack("<I", len(job)) + job)
@@ -192,7 +193,11 @@ _LETTERS = {
     "F": "wrong_value",
 }
 _TIME = ("timeout", "stopped at the time limit")
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _GONE = "the process ended before the assert did"
+_AS_IT_STANDS = "ran as it stands, so the program could read or forge its result"
+_OUTSIDE = "its values were compared in a clean process"
+_OWN = "an object of the program's own equals no other value there, whatever its methods say"
 
 
 class _Attempt:
@@ -200,7 +205,8 @@ class _Attempt:
 
     def __init__(self, program: Program, preamble: str) -> None:
         self.program = program
-        self.questions = [ask(test) for test in program.tests]
+        own = assigned(program.setup) if program.setup else frozenset[str]()
+        self.questions = [ask(test, own) for test in program.tests]
         parts = [("<preamble>", preamble), ("<solution>", program.code), ("<setup>", program.setup)]
         self.parts = [part for part in parts if part[1]]
         count = len(program.tests)
@@ -208,6 +214,7 @@ class _Attempt:
         self.types = [""] * count  # of exceptions
         self.messages = [""] * count
         self.notes: list[str] = []
+        self.places: dict[int, str] = {}  # by assert: what must be said of how it was judged
         self.start = self.processes = self.deaths = 0
         self.cpu = self.wall = 0.0
 
@@ -222,19 +229,22 @@ class _Attempt:
             "wall": max(0.01, self.seconds),
             "memory": limits.memory_mb,
         }
-        return json.dumps(job).encode()
+        # not as escapes: those of two lone surrogates would be read as one character
+        return _TO_JSON(job).encode("utf-8", "surrogatepass")
 
     @property
     def seconds(self) -> float:
         """Wall-clock time left."""
         return self.program.limits.cpu_seconds * self.program.limits.wall_factor - self.wall
 
-    def take(self, reply: bytes, judge: Callable[[bytes], bytes]) -> bool:
+    def take(self, reply: bytes, scratch: bytes, judge: Callable[[bytes], bytes]) -> bool:
         """Read one reply; True when the verdict is complete, False if another process is to go on."""
         status, killed, _, phases, cpu, wall = _REPLY.unpack_from(reply)
         self.cpu += cpu
         self.wall += wall
         self.processes += 1
+        if scratch != b"/tmp":  # as it is called on most machines
+            reply = reply[: _REPLY.size] + reply[_REPLY.size :].replace(scratch, b"/tmp")
         answered, count = self.start, len(self.outcomes)
         for line in reply[_REPLY.size :].split(b"\n"):
             try:
@@ -280,12 +290,18 @@ class _Attempt:
         question = self.questions[index]
         if letter == "P" and question.kind == "plain":
             return self._set(index, "pass", "", "")
-        if letter != "V" or question.kind == "plain":
+        here = letter == "H" and question.here
+        if question.kind == "plain" or not (letter == "V" or here):
             return self._fail(index, _LETTERS.get(letter, "exception"), body)
         try:
-            if self._right(question, body, judge):
+            right, body = (body[0] == 1, body[1]) if here else (None, body)
+            if here:
+                self.places[index] = _AS_IT_STANDS
+            if right or (right is None and self._right(question, body, judge)):
                 return self._set(index, "pass", "", "")
-            message = cut(", ".join(show(value) for value in body[: question.shown]))
+            message = cut(", ".join(show(value) for value in body[: len(question.take)]))
+            if not here and question.kind not in ("truth", "falsehood") and own_object(body):
+                self.places[index] = _OWN if question.kind != "judge" else f"{_OUTSIDE}; {_OWN}"
         except SandboxError:
             raise
         except Exception:  # only forged answers make the code above fail
@@ -298,7 +314,7 @@ class _Attempt:
             return b'[0,"P",""]\n' in judge(json.dumps({**job, "values": values}).encode())
         (value,) = values
         if question.kind in ("truth", "falsehood"):
-            return truth(value) == (question.kind == "truth")
+            return truth(value) is (question.kind == "truth")
         if question.kind in ("is", "is_not"):
             return (value is question.expected) == (question.kind == "is")
         return equal(value, question.expected) == (question.kind == "eq")
@@ -331,10 +347,9 @@ class _Attempt:
         mask = tuple(int(outcome == "pass") for outcome in self.outcomes)
         notes = list(self.notes)
         for i, question in enumerate(self.questions):
-            if question.kind == "plain":
-                notes.append(f"assert {i + 1}: ran as it stands, so the program could read or forge its result")
-            elif question.kind == "judge":
-                notes.append(f"assert {i + 1}: its values were compared in a clean process")
+            usual = {"plain": _AS_IT_STANDS, "judge": _OUTSIDE}.get(question.kind, "")
+            if note := self.places.get(i, usual):
+                notes.append(f"assert {i + 1}: {note}")
         first = mask.index(0) if 0 in mask else None
         return Verdict(
             mask=mask,
@@ -571,7 +586,7 @@ class _Pool:
                 item = line.popleft()
                 sent -= 1
                 try:
-                    if item.attempt.take(reply, self.judge):
+                    if item.attempt.take(reply, worker.scratch, self.judge):
                         self.finish(item)
                     else:
                         line.append(item)
