@@ -318,7 +318,7 @@ class Reader:
         self._text, self._at = "", 0  # all so far, and where its last line starts
         self._mode = "bare"  # or "fence", "tag", "draft"
         self._fence = ""  # what closes this block
-        self._lexed = True  # whether its strings are Python's
+        self._lexed = False  # whether its strings are Python's
         self._source: list[str] = []  # its lines
         self._lexer = _Lexer()
         self._bare = _Code()
@@ -388,7 +388,7 @@ class Reader:
             self.blocks.clear()
             self._bare = _Code()
         elif self._bare.copy().defines(self.entry_point):
-            self.end = at + opening.start()
+            self.end = at + (opening.start() if before.strip() else 0)
         elif opening["draft"]:
             self._mode = "draft"
         else:
@@ -398,7 +398,7 @@ class Reader:
                 ("tag", "") if opening["tag"] else ("fence", opening["fence"] or opening["tildes"])
             )
             info = (opening["info"] or opening["words"] or "").strip()
-            self._lexed = not info or info.lower().startswith(("py", "ipy")) or bool(_CODE_START.match(info))
+            self._lexed = info.lower().startswith(("py", "ipy"))
             if _CODE_START.match(info):  # the code starts in the line of the fence
                 return line.index(info, opening.start())
             if self._mode == "fence":
@@ -408,6 +408,8 @@ class Reader:
 
     def _block_line(self, line: str, at: int, fresh: bool) -> int:
         """A line of a block, up to what closes it: how much of it is read."""
+        if not self._lexed and not "".join(self._source).strip():  # whatever it is called
+            self._lexed = bool(_CODE_START.match(line.lstrip())) or line.lstrip().startswith("#")
         lexer = _Lexer(**vars(self._lexer))
         masked = lexer.mask(line) if self._lexed else line.rstrip("\r\n")
         if self._mode == "tag":
@@ -458,7 +460,7 @@ class Reader:
             return None
         if fence and self._bare.lexer.quote:
             return None
-        code, end = self._bare.copy(), at + (fence.end() if fence else 0)
+        code, end = self._bare.copy(), at
         if code.statements and not code.statements[-1].is_program:
             prose = code.statements.pop().start
             end = prose if code.is_complete(self.entry_point) else end
