@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppo_codet5 import reproduce
+from ppo_codet5 import notebooks, reproduce
 from ppo_codet5.helpers.runs import RunError
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("eval", _eval, "evaluate a trained agent")
     evaluate.add_argument("--checkpoint", required=True, metavar="FILE", help="final_model.pt of a run")
-    evaluate.add_argument(
-        "--episodes", type=reproduce.count_from_1, metavar="N", help="problems to play, default all that are scored"
-    )
+    text = "problems to play, default all that are scored"
+    evaluate.add_argument("--episodes", type=_count_from_1, metavar="N", help=text)
     evaluate.add_argument(
         "--config", metavar="FILE", help="settings; default: those of the run that made the checkpoint"
     )
@@ -54,11 +53,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(evaluate)
 
     sub = command("reproduce", reproduce.run, "run the four notebooks headless, with all strategies, and the table")
-    reproduce.add_arguments(sub)
+    sub.add_argument("--profile", default="laptop", help="a profile's name, or the path of a .yaml file")
+    sub.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set one parameter")
+    sub.add_argument("--notebooks", nargs="+", metavar="NN", help="run these notebooks only, by number: 01 03")
+    sub.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="repeat with each of these seeds")
+    text = "tasks run at the same time, one per GPU"
+    sub.add_argument("--jobs", type=_count_from_1, default=1, metavar="N", help=text)
+    sub.add_argument("--ray", metavar="ADDRESS", help='run the tasks on a Ray cluster ("auto", host:port, "local")')
+    sub.add_argument("--cell", type=int, metavar="N", help="run task N of the --dry-run list only (Slurm arrays)")
+    sub.add_argument("--dry-run", action="store_true", help="number the tasks that would run, and their parameters")
+    sub.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
 
-    notebooks = command("notebooks", _notebooks, "copy the notebooks and profiles to a folder, to read and to change")
-    notebooks.add_argument("folder", metavar="DIR")
-    notebooks.add_argument("--force", action="store_true", help="replace files that are there")
+    copy = command("notebooks", _notebooks, "copy the notebooks and profiles to a folder, to read and to change")
+    copy.add_argument("folder", metavar="DIR")
+    copy.add_argument("--force", action="store_true", help="replace files that are there")
 
     doctor = command("doctor", _doctor, "say what works on this machine, and how to mend what does not")
     doctor.add_argument("--profile", default="laptop", metavar="NAME", help="what it is to be enough for")
@@ -68,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_set(parser: argparse.ArgumentParser) -> None:
     text = "change one setting, e.g. training.max_episodes=60"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+
+
+def _count_from_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _version() -> str:
@@ -83,7 +97,7 @@ def _settings(config: Config, pairs: list[str]) -> Config:
     """``config`` with ``--set section.name=value`` applied."""
     from ppo_codet5.config import ConfigError, Section
 
-    for name, value in reproduce.overrides(pairs).items():
+    for name, value in notebooks.overrides(pairs).items():
         section, _, setting = name.rpartition(".")
         target = getattr(config, section, None) if section else config
         if not isinstance(target, Section):
@@ -176,8 +190,8 @@ def _eval(args: argparse.Namespace) -> int:
 
 def _notebooks(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
-    sources = {name: reproduce.resource(name) for name in reproduce.NOTEBOOKS}
-    sources |= {f"profiles/{path.name}": path for path in sorted(reproduce.resource("profiles").glob("*.yaml"))}
+    sources = {name: notebooks.resource(name) for name in notebooks.NOTEBOOKS}
+    sources |= {f"profiles/{path.name}": path for path in sorted(notebooks.resource("profiles").glob("*.yaml"))}
     there = [name for name in sources if (folder / name).exists()]
     if there and not args.force:
         raise RunError(f"{folder} has {', '.join(there)} already; choose another folder, or --force to replace them")
@@ -204,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.stderr.close()
-    except (reproduce.InputError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     return 1
 

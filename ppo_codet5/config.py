@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from ppo_codet5.helpers import settings
 from ppo_codet5.helpers.runs import RunError, write_atomically
+from ppo_codet5.notebooks import FORMS, cell_of, check_names, chosen, load_profile, resource
 
 
 class ConfigError(RunError):
@@ -195,11 +196,9 @@ class Config(Section):
     @classmethod
     def from_profile(cls, name: str) -> Config:
         """The defaults with a profile over them: its name, or the path of a .yaml file with notebook parameters."""
-        from ppo_codet5.reproduce import FORMS, LEFT_OUT, cell_of, check_names, load_profile, resource
-
         values, config = load_profile(name), cls()
         check_names(values)
-        served = [notebook for notebook in sorted(FORMS) if notebook not in LEFT_OUT.get(Path(name).stem, ())]
+        served = [notebook for notebook in chosen(name, None) if notebook in FORMS]
         for notebook in reversed(served):  # 01 last: it decides the form where a profile serves both
             config = cls.from_parameters({**cell_of(resource(notebook)), **values}, config.model)
         return config

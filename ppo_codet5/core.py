@@ -15,6 +15,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import ppo_codet5.helpers  # noqa: F401 - before torch: it says how torch's idle threads wait
 import torch
 from ppo_codet5.helpers import figures, runs, scoring, settings
 from ppo_codet5.helpers.embedding import Embedder

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ppo_codet5 import reproduce
+from ppo_codet5 import notebooks
 
 # GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml.
 NEEDS = {"laptop": (4, 0, 3), "smoke": (4, 0, 3), "codet5_a100": (32, 48, 15), "codellama_a100": (64, 64, 35)}
@@ -19,7 +19,7 @@ Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what
 
 def examine(profile: str) -> int:
     """Print one line for each thing; 0 if the profile can run here, else 1."""
-    values = {**reproduce.cell_of(reproduce.resource(reproduce.NOTEBOOKS[0])), **reproduce.load_profile(profile)}
+    values = {**notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0])), **notebooks.load_profile(profile)}
     memory, gpu, disk = NEEDS.get(profile, (0, 0, 0))
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,

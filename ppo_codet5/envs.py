@@ -10,14 +10,6 @@ if TYPE_CHECKING:
     from ppo_codet5.config import Config
     from ppo_codet5.core import RLPromptEnv
 
-ID = "RLPrompt-v0"
-
-
-def register() -> None:
-    """Make the name known; again does nothing."""
-    if ID not in gymnasium.registry:
-        gymnasium.register(ID, entry_point="ppo_codet5.envs:make_env")
-
 
 def make_env(config: Config | None = None, split: str = "train", parts: Any = None) -> RLPromptEnv:
     """The environment over a split's problems; loads the models of ``config`` (the laptop profile's) unless given."""
@@ -29,4 +21,4 @@ def make_env(config: Config | None = None, split: str = "train", parts: Any = No
     return core.RLPromptEnv(world)
 
 
-register()
+gymnasium.register("RLPrompt-v0", entry_point="ppo_codet5.envs:make_env")

@@ -20,7 +20,7 @@ from ppo_codet5.helpers.problems import ProblemError
 from ppo_codet5.helpers.runs import RunError
 from scripted import MIDPOINT, small
 
-from ppo_codet5 import reproduce
+from ppo_codet5 import grid, reproduce, running
 from ppo_codet5.core import Parameters, PPOCodeT5Trainer, load_parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,9 +110,9 @@ def test_a_cell_that_fails_is_named_and_the_other_notebooks_run(
         notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
         output = tmp_path / "out" / f"{name}.ipynb"
-        tasks.append(reproduce.Task(name, str(tmp_path / f"{name}.ipynb"), output, tmp_path / "out", {"x": 2}))
+        tasks.append(grid.Task(name, str(tmp_path / f"{name}.ipynb"), output, tmp_path / "out", {"x": 2}))
     monkeypatch.setattr(os, "environ", {**os.environ, "PYTHONPATH": str(ROOT)})
-    ends = {task.name: why for task, why in reproduce.run_all(tasks, jobs)}
+    ends = {task.name: why for task, why in running.run_all(tasks, jobs)}
     assert "ZeroDivisionError: division by zero (cell 3 of " in ends["bad"] and ends["good"] == ""
     assert ("bad.log" in ends["bad"]) == (jobs == 2) == (tmp_path / "out" / "good.log").exists()
     assert nbformat.read(tmp_path / "out" / "good.ipynb", as_version=4).cells[-1].outputs

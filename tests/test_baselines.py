@@ -21,7 +21,7 @@ from ppo_codet5.helpers.replies import cut, extract_program, sides
 from ppo_codet5.helpers.runs import RunError, read_rows
 from scripted import CUT, REFLECT, STARTER, Coder, Rewriter, partly, right, scripted_llama, small, sometimes, wrong
 
-from ppo_codet5 import core, reproduce
+from ppo_codet5 import core, grid
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
 
 STRATEGIES = ("direct", "mutation", "rewriting", "random", "epic", "reflexion")
@@ -782,7 +782,7 @@ def test_wrong_parameters_are_refused_in_one_sentence() -> None:
             exec(compile(check, "check", "exec", dont_inherit=True), namespace)
     namespace |= {"max_steps": 4}
     exec(compile(check, "check", "exec", dont_inherit=True), namespace)
-    assert namespace["chosen"] == namespace["STRATEGIES"] == reproduce.STRATEGIES  # tasks of their own in a grid
+    assert namespace["chosen"] == namespace["STRATEGIES"] == grid.STRATEGIES  # tasks of their own in a grid
 
 
 def test_a_rewrite_that_is_no_sentence_is_replaced_for_epic_too(make: Callable[..., Any]) -> None:

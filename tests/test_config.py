@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ppo_codet5.helpers.runs import RunError
 
 from ppo_codet5.config import Config, ConfigError, ModelConfig, TrainingConfig
-from ppo_codet5.reproduce import cell_of, load_profile
+from ppo_codet5.notebooks import cell_of, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb")

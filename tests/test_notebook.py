@@ -17,7 +17,8 @@ import nbformat
 import pytest
 from tiny import save_llama, save_t5
 
-from ppo_codet5.reproduce import NOTEBOOKS, chosen, load_profile, parameters_of, plan
+from ppo_codet5.grid import plan
+from ppo_codet5.notebooks import NOTEBOOKS, chosen, load_profile, parameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = sorted(ROOT.glob("0*.ipynb"))

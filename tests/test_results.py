@@ -22,7 +22,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from ppo_codet5.reproduce import cell_of, execute, keep
+from ppo_codet5.notebooks import cell_of
+from ppo_codet5.reproduce import keep
+from ppo_codet5.running import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWS = {"seed": 0, "resamples": 500}

@@ -16,7 +16,7 @@ from ppo_codet5.helpers.runs import RunError
 from ppo_codet5.helpers.settings import OF_SOME_NOTEBOOKS, RULES, check_parameters, read_parameters, validate
 
 from ppo_codet5.core import Parameters
-from ppo_codet5.reproduce import chosen
+from ppo_codet5.notebooks import chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [path for path in sorted(ROOT.glob("0[123]_*.ipynb"))]

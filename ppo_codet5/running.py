@@ -1,0 +1,181 @@
+"""Running tasks of the grid: one after the other, in several processes, or on a Ray cluster.
+
+``python -m ppo_codet5.running --task PARENT JSON`` is the process of one task; only ``in_a_process`` calls it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import ppo_codet5
+from ppo_codet5.grid import Task
+from ppo_codet5.helpers.runs import RunError
+from ppo_codet5.notebooks import resource
+
+
+def run_all(tasks: Sequence[Task], jobs: int, ray_address: str | None = None) -> Iterator[tuple[Task, str]]:
+    """Execute the tasks stage by stage; yields each with what went wrong, "" if nothing.
+
+    One at a time in this process, or ``jobs`` at a time in processes of their own, or as Ray tasks, one per GPU.
+    """
+    root = str(Path(ppo_codet5.__file__).parent.parent)  # kernels and processes import this package in any folder
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    if jobs == 1 and ray_address is None:
+        for task in tasks:
+            print(f"{task.name}: run directory {task.folder}", flush=True)
+            yield task, attempt(task)
+        return
+    for stage in sorted({task.stage for task in tasks}):
+        group, began = [task for task in tasks if task.stage == stage], time.monotonic()
+        for task, why in _with_processes(group, jobs) if ray_address is None else _with_ray(group, ray_address):
+            if not why:
+                print(f"{task.name}: done, {time.monotonic() - began:.0f} s after the start of its stage", flush=True)
+            yield task, why
+
+
+def attempt(task: Task) -> str:
+    """Execute a task in this process; what went wrong, "" if nothing."""
+    try:
+        execute(resource(task.notebook), task.output, task.parameters)
+    except (RuntimeError, ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3") -> None:
+    """Run one notebook through papermill, in the current folder, with a line per cell of its output on the terminal."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Sockets in a folder of their own: kernels that are started at the same time race for TCP ports.
+        with tempfile.TemporaryDirectory(prefix="ppo-codet5-") as folder:
+            papermill.execute_notebook(
+                str(notebook),
+                str(output),
+                parameters=values,
+                kernel_name=kernel,
+                progress_bar=sys.stderr.isatty(),
+                stdout_file=sys.stdout,
+                autosave_cell_every=0,
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}),
+            )
+    except PapermillExecutionError as error:
+        reason = " ".join(error.evalue.split())
+        raise RunError(f"{error.ename}: {reason} (cell {error.exec_count} of {output})") from None
+
+
+def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:
+    """Run tasks in ``jobs`` processes at a time, which share the cores and take turns with the GPUs."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for number in range(jobs):
+        gpus.put(_visible_gpu(number))
+
+    def one(task: Task) -> tuple[Task, str]:
+        gpu = gpus.get()
+        try:
+            print(f"{task.name}: started, log {task.log}", flush=True)
+            share = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+            return task, in_a_process(task, {"OMP_NUM_THREADS": str(threads), **os.environ, **share})
+        finally:
+            gpus.put(gpu)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([pool.submit(one, task) for task in group]):
+            yield future.result()
+    finally:  # after Ctrl-C those that have not started must not
+        pool.shutdown(cancel_futures=True)
+
+
+def _visible_gpu(number: int) -> str:
+    """The GPU for one of several processes, "" where there is at most one. Asks the driver, so torch stays unloaded."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        try:
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        visible = ",".join(str(i) for i, line in enumerate(listed.splitlines()) if line.startswith("GPU "))
+    names = [name for name in visible.split(",") if name]
+    return names[number % len(names)] if len(names) > 1 else ""
+
+
+def _with_ray(group: Sequence[Task], address: str) -> Iterator[tuple[Task, str]]:
+    """Run tasks on a Ray cluster; all nodes must see this folder under the same path."""
+    from ppo_codet5.helpers import cluster
+
+    ray = cluster.connect(address)
+    have = [node["Resources"] for node in cluster.nodes(ray)]
+    gpus = [node for node in have if node.get("GPU", 0)]
+    threads = min((int(node.get("CPU", 1) // node["GPU"]) for node in gpus), default=1)
+    share = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
+    folder = os.getcwd()
+
+    def remote(task: Task) -> str:
+        os.chdir(folder)
+        return in_a_process(task, {"OMP_NUM_THREADS": str(max(1, threads))})  # Ray has set it to 1
+
+    work = ray.remote(max_retries=3, **share)(remote)  # of a task whose node died: it goes on from its checkpoint
+    waiting = {work.remote(task): task for task in group}
+    while waiting:
+        (ready,), _ = ray.wait(list(waiting), num_returns=1)
+        task = waiting.pop(ready)
+        try:
+            yield task, ray.get(ready)
+        except ray.exceptions.RayError as error:
+            yield task, f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (log: {task.log})"
+
+
+def in_a_process(task: Task, environment: Mapping[str, str]) -> str:
+    """Execute a task in a process of its own that prints to the task's log; what went wrong, "" if nothing.
+
+    It dies with this one (on Linux): a task that is started again must not find its run directory in use.
+    """
+    task.output.parent.mkdir(parents=True, exist_ok=True)
+    text, env = json.dumps(asdict(task), default=str), {**os.environ, **environment}
+    line = [sys.executable, "-m", "ppo_codet5.running", "--task", str(os.getpid()), text]
+    with open(task.log, "wb") as log:
+        code = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env).returncode
+    if code == 0:
+        return ""
+    lines = task.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else f'exit code {code}'} (log: {task.log})"
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when the one that started it ends, however that is; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was too late
+            sys.exit(1)
+
+
+def main() -> int:
+    """One task, in the process that ``in_a_process`` starts."""
+    parent, text = sys.argv[-2:]
+    die_with(int(parent))
+    values = json.loads(text)
+    why = attempt(Task(**{**values, "output": Path(values["output"]), "folder": Path(values["folder"])}))
+    if why:
+        print(f"error: {why}")
+    return int(bool(why))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
