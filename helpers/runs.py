@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import platform
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -51,7 +50,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 def well_formed(text: str) -> str:
     """The text with U+FFFD for each lone surrogate, which neither UTF-8 nor a tokenizer can take."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def stable_hash(*parts: object, bits: int = 63) -> int:
