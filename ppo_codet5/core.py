@@ -285,7 +285,7 @@ def feedback(problem, asserts, verdict, similarity=1.0, edits=()):
         else:
             lines.append(f"{call} fails: {outcome.replace('_', ' ')} {message}".strip() + ".")
     tried = f" Edits tried: {', '.join(edits)}." if edits else ""
-    return runs.well_formed(" ".join(lines)) + f" The prompt's similarity to the original is {similarity:.2f}.{tried}"
+    return " ".join(lines) + f" The prompt's similarity to the original is {similarity:.2f}.{tried}"
 
 
 @dataclass

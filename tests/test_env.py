@@ -400,14 +400,12 @@ def test_an_action_may_be_any_whole_number(make, action) -> None:
     assert [type(row["action"]) for row in env.episode.attempts] == [int] and env.episode.attempts[0]["action"] == 1
 
 
-def test_half_a_character_in_an_error_goes_into_no_text(make, embedder: Embedder) -> None:
-    def broken(problem):
-        return f"def {problem.entry_point}(*_):\n    raise ValueError(chr(0xD800) + ' is no number')"
-
-    env = RLPromptEnv(make(rule=always(broken)))
+@pytest.mark.parametrize("end", ["raise ValueError(chr(0xD800) + ' is no number')", "return chr(0xD800)"])
+def test_half_a_character_in_what_a_program_does_goes_into_no_text(make, end: str) -> None:
+    env = RLPromptEnv(make(rule=always(lambda problem: f"def {problem.entry_point}(*_):\n    {end}")))
     env.reset(options={"task_id": 1})
     *_, info = env.step(0)
-    assert "\ufffd is no number" in info["feedback"] and info["feedback"].encode()
+    assert "ud800" in info["feedback"] and info["feedback"].encode()
     env.step(2)  # which shows it to the rewriter
 
 
