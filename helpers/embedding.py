@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import assets
+from .runs import user_path
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -93,7 +94,7 @@ class Embedder:
 
         from .decoding import pack_linears
 
-        name = str(assets.minilm()) if self.name == "minilm" else self.name
+        name = str(assets.minilm()) if self.name == "minilm" else str(user_path(self.name))
         try:
             with assets.no_progress_bars():
                 model = SentenceTransformer(name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .models import Completion, Request, TextGenerator
-from .runs import RunError, logger
+from .runs import RunError, logger, user_path
 
 _FORMAT = 1
 _CHECK_EVERY = 500  # writes between two looks at the size of the folder
@@ -66,7 +66,7 @@ class CachedGenerator:
     """
 
     def __init__(self, inner: TextGenerator, folder: Path | str, max_mb: float = 2048) -> None:
-        self.inner, self.folder, self.max_bytes = inner, Path(folder), int(max_mb * 2**20)
+        self.inner, self.folder, self.max_bytes = inner, user_path(folder), int(max_mb * 2**20)
         self.stats = CacheStats()
         self.claims = self.dtype == "server"
         self._writes = 0

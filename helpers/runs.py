@@ -6,6 +6,7 @@ means that the run is complete; without it the next start cuts the logs back to 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import importlib.metadata
@@ -40,6 +41,16 @@ report = logger.info  # a line of progress
 
 class RunError(RuntimeError):
     """A parameter or a run directory that cannot be used; the message says what to do."""
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as users write them: ``~`` at its start is their home, where they have one."""
+    return Path(os.path.expanduser(path))
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which neither UTF-8 nor a tokenizer can take."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def stable_hash(*parts: object, bits: int = 63) -> int:
@@ -84,7 +95,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _json(value: object, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, **options)
+    return well_formed(json.dumps(value, ensure_ascii=False, **options))
 
 
 def _identity(identity: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -98,7 +109,7 @@ def finished(path: str | Path, identity: Mapping[str, Any]) -> dict[str, Any] | 
     Raises :class:`RunError` if the folder belongs to another config, or holds files that are not a run's; other folders
     in it are left alone.
     """
-    path, (now, digest) = Path(path), _identity(identity)
+    path, (now, digest) = user_path(path), _identity(identity)
     config, summary = path / "config.json", path / "summary.json"
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; choose a folder for the run")
@@ -123,7 +134,7 @@ def finished(path: str | Path, identity: Mapping[str, Any]) -> dict[str, Any] | 
 def scratch(path: str | Path | None) -> Iterator[Path]:
     """``path``, or a temporary folder that is deleted at the end if it is ``None``."""
     if path is not None:
-        yield Path(path)
+        yield user_path(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
@@ -134,7 +145,7 @@ def load_model(path: str | Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     try:
-        weights = torch.load(path, weights_only=True)["agent"]
+        weights = torch.load(user_path(path), weights_only=True)["agent"]
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     except FileNotFoundError:
         raise RunError(f"no checkpoint at {path}") from None
@@ -165,7 +176,7 @@ class Run:
         record: Mapping[str, Any] | None = None,
         tensorboard: bool = False,
     ) -> None:
-        self.path, self._tensorboard = Path(path), tensorboard
+        self.path, self._tensorboard = user_path(path), tensorboard
         self._events: Any = None  # a SummaryWriter, from the first update on
         self.record = dict(record or {})
         self.identity, self.hash = _identity(identity)
@@ -291,5 +302,5 @@ class Run:
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; a last line cut short by a crash is left out."""
-    lines = Path(path).read_bytes().split(b"\n")
+    lines = user_path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     return [json.loads(line) for line in lines[:-1]]

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist, fmean
 from typing import Any
 
+from .runs import well_formed
+
 Row = Mapping[str, Any]
 COLUMNS = ("prompt_id", "passed_testcases", "pass_at_1", "pass_at_1_mean", "generated_code")
 COSTS = ("generations", "rewriter_calls", "code_tokens", "rewriter_tokens")
@@ -127,4 +129,4 @@ def results_csv(rows: Iterable[Row]) -> str:
             row["prompt"],
         )
         writer.writerow((*published, *ours))
-    return buffer.getvalue()
+    return well_formed(buffer.getvalue())

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .models import Completion, ModelError, Request, load_tokenizer, render_chat
-from .runs import logger
 from .replies import cut
+from .runs import logger, well_formed
 
 PREFIX = "openai:"
 API_KEY = "OPENAI_API_KEY"  # read from the environment, kept nowhere else
@@ -31,15 +32,21 @@ _STOPS = {  # at most four, as the protocol allows; what they let through is cut
     "fence": ["\n```", "[/PYTHON]"],
     "function": ["\n```", "[/PYTHON]", "\nassert ", "\nprint("],
 }
+_PASSING = re.compile(r"^(408|409|429|5\d\d)$|rate.?limit|overload|unavailable|time.?out|server.?error|busy", re.I)
+_LETTERS = 4  # a token's, where nothing counts them
 _FREE = ["[/PYTHON]"]  # where no start is forced, the first fence is the opening one
 
 
 @dataclass
 class ServerStats:
-    """Calls answered, calls repeated because one failed, and tokens as the server counted them."""
+    """Calls answered, calls repeated because one failed, and tokens as the server counted them.
+
+    ``uncounted``: replies of which the server did not say how many tokens they cost.
+    """
 
     replies: int = 0
     retries: int = 0
+    uncounted: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -52,18 +59,47 @@ def parse(name: str) -> tuple[str, str]:
     return model, url.rstrip("/")
 
 
-def _lacking(reply: Any) -> str:
-    """What a reply must have and has not, "" if it is whole. What the client gives for other JSON, or none, varies."""
+def _choice(reply: Any) -> Any:
+    """The reply's only choice, None if it has none. What the client gives for other JSON, or none, varies."""
     choices = getattr(reply, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    # A chat that reached its limit while it reasoned has a message without content.
-    if not isinstance(getattr(choice, "text", None), str) and getattr(choice, "message", None) is None:
-        return "its text"
-    if not getattr(choice, "finish_reason", None):
-        return "its finish_reason"
-    usage = getattr(reply, "usage", None)
-    counts = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
-    return "" if all(isinstance(count, int) for count in counts) else "its token counts"
+    return choices[0] if isinstance(choices, list) and choices else None
+
+
+def _text(choice: Any) -> str | None:
+    """What the model wrote, None if the choice does not say. Null is nothing: all was reasoning, or the end came first."""
+    message = getattr(choice, "message", None)
+    content = getattr(choice, "text", None) if message is None else getattr(message, "content", message)
+    if isinstance(content, list):  # of parts, some of which may be no text
+        parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+        texts = [part.get("text") for part in parts if part.get("type", "text") in ("text", "output_text")]
+        content = "".join(text for text in texts if isinstance(text, str))
+    if content is None and (message is not None or getattr(choice, "finish_reason", None)):
+        content = ""
+    return well_formed(content) if isinstance(content, str) else None
+
+
+def _shown(reply: Any) -> str:
+    """What came, in the server's words."""
+    return str(reply.model_dump(exclude_none=True, warnings=False) if hasattr(reply, "model_dump") else reply)
+
+
+def _error(reply: Any) -> tuple[str, bool] | None:
+    """The server's own words in a reply that is an error in spite of its status, and whether it may pass."""
+    error = getattr(reply, "error", None) or getattr(_choice(reply), "error", None)
+    if error is None and getattr(reply, "object", None) == "error":
+        error = {name: getattr(reply, name, None) for name in ("message", "code", "type")}
+    if not error:
+        return None
+    if not isinstance(error, dict):
+        return str(error), True
+    codes = [str(error[name]) for name in ("code", "status", "type") if error.get(name) is not None]
+    return str(error.get("message") or error), not codes or bool(_PASSING.search(codes[0]))
+
+
+def _count(reply: Any, part: str) -> int | None:
+    """Tokens of the prompt or the completion as the server counts them, None if it does not."""
+    count = getattr(getattr(reply, "usage", None), f"{part}_tokens", None)
+    return count if isinstance(count, int) else None
 
 
 class ServerGenerator:
@@ -75,8 +111,9 @@ class ServerGenerator:
     A forced start of the reply needs the plain ``/v1/completions``, and for a chat also the model's chat template, of
     which the tokenizer must be on this machine or the hub under NAME; a chat without one uses ``/v1/chat/completions``.
     Lost connections, time-outs, 408, 409, 429 and 5xx are tried again with exponential back-off and jitter, for
-    ``patience`` seconds; any other refusal is a ModelError at once. A reply that lacks its text or its token counts is
-    asked for again.
+    ``patience`` seconds, and so are replies without a text and errors that come with status 200; any other refusal is a
+    ModelError at once. Tokens that the server does not count are counted by the tokenizer of NAME, or, where that
+    cannot be loaded, taken to be four letters each; ``stats.uncounted`` says how often.
     """
 
     dtype = "server"
@@ -91,7 +128,9 @@ class ServerGenerator:
         self.model, self.url = parse(name)
         self.concurrency, self.patience, self.stats = concurrency, patience, ServerStats()
         self._lock = threading.Lock()
-        self._template: Any = None
+        self._loaded: Any = None  # the tokenizer
+        self._tried = False
+        self._warned: set[str] = set()
         self._key = os.environ.get(API_KEY, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise ModelError(f"{API_KEY} in the environment has characters that no HTTP header may have")
@@ -160,21 +199,58 @@ class ServerGenerator:
             settings["stop"] = stops
         if isinstance(request.prompt, str) or request.prefix:
             prompt = request.prompt if isinstance(request.prompt, str) else self._render(request.prompt)
-            reply = self._call(stop, self._client.completions.create, prompt=prompt + request.prefix, **settings)
-            text = reply.choices[0].text
+            prompt += request.prefix
+            reply = self._call(stop, self._client.completions.create, prompt=prompt, **settings)
         else:
             messages = [{"role": role, "content": content} for role, content in request.prompt]
+            prompt = ""
             reply = self._call(stop, self._client.chat.completions.create, messages=messages, **settings)
-            text = reply.choices[0].message.content or ""
+        choice, text = _choice(reply), _text(_choice(reply)) or ""
+        if not text and getattr(getattr(choice, "message", None), "reasoning_content", None):
+            self._warn("a reply that is reasoning only, which counts as empty: a larger max_new_tokens lets it end")
+        counts = [_count(reply, part) for part in ("prompt", "completion")]
+        asked, written = (
+            self._tokens(words) if count is None else count
+            for count, words in zip(counts, (prompt or request.prompt, text), strict=True)
+        )
         kept = request.prefix + text
         end = cut(kept, request.stop, request.prefix)
-        ended = reply.choices[0].finish_reason != "length" or len(end) < len(kept)
-        used = reply.usage
+        spent = choice.finish_reason == "length" or (not choice.finish_reason and written >= request.max_new_tokens)
         with self._lock:
             self.stats.replies += 1
-            self.stats.prompt_tokens += used.prompt_tokens
-            self.stats.completion_tokens += used.completion_tokens
-        return Completion(end, used.prompt_tokens, used.completion_tokens, "stop" if ended else "length")
+            self.stats.uncounted += None in counts
+            self.stats.prompt_tokens += asked
+            self.stats.completion_tokens += written
+        return Completion(end, asked, written, "length" if spent and len(end) == len(kept) else "stop")
+
+    def _tokens(self, words: str | tuple[tuple[str, str], ...]) -> int:
+        """How many tokens a text or a chat is, where the server does not say."""
+        tokenizer = self._tokenizer(needed=False)
+        how = f"by the tokenizer of {self.model}" if tokenizer else f"as one for {_LETTERS} characters, an estimate"
+        self._warn(f"the server does not count tokens; they are counted {how}")
+        if not isinstance(words, str):
+            chat = tokenizer and tokenizer.chat_template
+            words = render_chat(tokenizer, words, self.model) if chat else "\n".join(text for _, text in words)
+        return len(tokenizer(words).input_ids) if tokenizer else -(-len(words) // _LETTERS)
+
+    def _tokenizer(self, needed: bool) -> Any:
+        """The model's own, loaded once. Without it a ModelError says why, or, where it is not ``needed``, it is None."""
+        with self._lock:
+            if self._loaded is None and (needed or not self._tried):
+                self._tried = True
+                try:
+                    self._loaded = load_tokenizer(self.model)
+                except ModelError:
+                    if needed:
+                        raise
+            return self._loaded
+
+    def _warn(self, what: str) -> None:
+        """Once."""
+        with self._lock:
+            level = logging.DEBUG if what in self._warned else logging.WARNING
+            self._warned.add(what)
+        logger.log(level, "%s: %s", self.url, what)
 
     def _call(self, given_up: threading.Event, create: Callable[..., Any], /, **settings: Any) -> Any:
         """One call, again and again while the server is away or busy, until ``given_up``."""
@@ -182,26 +258,36 @@ class ServerGenerator:
         while True:
             try:
                 reply = create(**settings)
-                if not (lacking := _lacking(reply)):
+                if error := _error(reply):
+                    words, may_pass = error
+                    if not may_pass:
+                        raise self._refusal("with an error in its reply", words, "see the server's log")
+                    problem = f"an error in its reply: {words}"
+                elif _text(_choice(reply)) is not None:
                     return reply
-                problem, least = f"a reply without {lacking}", 0.0
+                else:
+                    problem = f"a reply without a text: {_shown(reply)}"
+                least, answers = 0.0, True
             except self._openai.APIStatusError as error:
+                answers = False
                 code, problem = error.status_code, f"HTTP {error.status_code}"
                 if code not in (408, 409, 429) and code < 500:
                     raise self._refused(error) from None
                 asked = error.response.headers.get("retry-after", "")
                 least = float(asked) if asked.replace(".", "", 1).isdecimal() else 0.0
             except (self._openai.APIConnectionError, self._openai.APIResponseValidationError) as error:
-                problem, least = f"{type(error).__name__}: {error.__cause__ or error}", 0.0
+                problem, least, answers = f"{type(error).__name__}: {error.__cause__ or error}", 0.0, False
             except (json.JSONDecodeError, UnicodeDecodeError) as error:  # it was cut short
-                problem, least = f"an unreadable reply ({error})", 0.0
+                problem, least, answers = f"an unreadable reply ({error})", 0.0, True
             problem = self._without_key(problem)
             wait_for = max(least, pause * random.uniform(0.5, 1.5))
             deadline = min(deadline, time.monotonic() + self.patience)  # from the first failure on
             if time.monotonic() + wait_for > deadline:
+                what = "gave no reply that can be used" if answers else "did not answer"
+                advice = "see the server's log" if answers else "start the server, or correct the address"
                 raise ModelError(
-                    f"{self.url} did not answer for {self.patience:.0f} s ({' '.join(problem.split())[:200]}): start the "
-                    "server, or correct the address, and give the same command again; what was generated is kept."
+                    f"{self.url} {what} for {self.patience:.0f} s ({' '.join(problem.split())[:300]}): {advice}, and give "
+                    "the same command again; what was generated is kept."
                 )
             with self._lock:
                 self.stats.retries += 1
@@ -219,18 +305,19 @@ class ServerGenerator:
             404: f"the server must know the model {self.model} and have /v1/completions, which forced reply starts need: "
             "vLLM, transformers serve and llama.cpp have it; prompt_form: chat-free does without for the code model",
         }.get(error.status_code, "see the server's log")
-        words = self._without_key(" ".join(str(getattr(error, "message", error)).split()))  # some servers repeat it
-        return ModelError(f"{self.url} refused with HTTP {error.status_code} ({words[:300]}): {advice}.")
+        return self._refusal(f"with HTTP {error.status_code}", str(getattr(error, "message", error)), advice)
+
+    def _refusal(self, how: str, words: str, advice: str) -> ModelError:
+        words = self._without_key(" ".join(words.split()))  # some servers repeat it
+        return ModelError(f"{self.url} refused {how} ({words[:300]}): {advice}.")
 
     def _without_key(self, words: str) -> str:
+        words = well_formed(words)
         return words.replace(self._key, "***") if self._key else words
 
     def _render(self, messages: tuple[tuple[str, str], ...]) -> str:
         """A chat as the plain text that the model was trained on, without the mark that the server's tokenizer adds."""
-        with self._lock:
-            if self._template is None:
-                self._template = load_tokenizer(self.model)
-        tokenizer = self._template
+        tokenizer = self._tokenizer(needed=True)
         text = render_chat(tokenizer, messages, self.model)
         start = tokenizer.bos_token
         adds = bool(start) and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]

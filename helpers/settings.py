@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from .runs import RunError, logger
 NOT_IN_IDENTITY = (  # whatever their values, a run's content is the same
     *("run_dir", "generation_cache", "cache_mb", "synthetic_updates", "log_level", "save_frequency", "tensorboard"),
 )
+_FOLDERS = {"run_dir", "figure_dir", "export_dir"}  # where the notebooks write
 # Parameters that some of notebooks 01 to 03 have: a profile serves all, so the others pass over them.
 OF_SOME_NOTEBOOKS = set(
     [
@@ -177,5 +179,6 @@ def read_parameters(namespace: Mapping[str, Any]) -> types.SimpleNamespace:
             check_parameters({name: namespace[name] for name in ours}, annotations)
     values = {name: namespace[name] for name in annotations}
     check_parameters(values, annotations)
+    values |= {name: os.path.expanduser(values[name]) for name in _FOLDERS & values.keys()}
     numbers = {name: float(value) for name, value in values.items() if annotations[name] in (float, "float")}
     return validate(types.SimpleNamespace(**{**values, **numbers}))

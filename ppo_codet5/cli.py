@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppo_codet5 import notebooks, reproduce
-from ppo_codet5.helpers.runs import RunError
+from ppo_codet5.helpers.runs import RunError, user_path
 
 if TYPE_CHECKING:
     from ppo_codet5.config import Config
@@ -33,23 +33,27 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     config = command("config", _config, "write a configuration file with all settings")
-    config.add_argument("--output", required=True, metavar="FILE", help="the JSON file to write")
+    config.add_argument("--output", type=user_path, required=True, metavar="FILE", help="the JSON file to write")
     config.add_argument("--profile", metavar="NAME", help="start from a profile, e.g. laptop, instead of the published")
     config.add_argument("--force", action="store_true", help="replace a file that is there")
 
     train = command("train", _train, "train an agent and evaluate it; an interrupted run goes on")
-    train.add_argument("--config", metavar="FILE", help="settings as ppo-codet5 config writes them; default: published")
-    train.add_argument("--output-dir", required=True, metavar="DIR", help="the run directory")
+    train.add_argument(
+        "--config", type=user_path, metavar="FILE", help="settings as ppo-codet5 config writes them; default: published"
+    )
+    train.add_argument("--output-dir", type=user_path, required=True, metavar="DIR", help="the run directory")
     _add_set(train)
 
     evaluate = command("eval", _eval, "evaluate a trained agent")
-    evaluate.add_argument("--checkpoint", required=True, metavar="FILE", help="final_model.pt of a run")
+    evaluate.add_argument("--checkpoint", type=user_path, required=True, metavar="FILE", help="final_model.pt of a run")
     text = "problems to play, default all that are scored"
     evaluate.add_argument("--episodes", type=_count_from_1, metavar="N", help=text)
     evaluate.add_argument(
-        "--config", metavar="FILE", help="settings; default: those of the run that made the checkpoint"
+        "--config", type=user_path, metavar="FILE", help="settings; default: those of the run that made the checkpoint"
     )
-    evaluate.add_argument("--output-dir", metavar="DIR", help="keep the attempts and scores in this run directory")
+    evaluate.add_argument(
+        "--output-dir", type=user_path, metavar="DIR", help="keep the attempts and scores in this run directory"
+    )
     _add_set(evaluate)
 
     sub = command("reproduce", reproduce.run, "run the four notebooks headless, with all strategies, and the table")
@@ -65,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
 
     copy = command("notebooks", _notebooks, "copy the notebooks and profiles to a folder, to read and to change")
-    copy.add_argument("folder", metavar="DIR")
+    copy.add_argument("folder", type=user_path, metavar="DIR")
     copy.add_argument("--force", action="store_true", help="replace files that are there")
 
     doctor = command("doctor", _doctor, "say what works on this machine, and how to mend what does not")

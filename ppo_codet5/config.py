@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from ppo_codet5.helpers import settings
-from ppo_codet5.helpers.runs import RunError, write_atomically
+from ppo_codet5.helpers.runs import RunError, user_path, write_atomically
 from ppo_codet5.notebooks import FORMS, cell_of, check_names, chosen, load_profile, resource
 
 
@@ -173,15 +173,16 @@ class Config(Section):
 
     def save(self, path: str | Path) -> Path:
         """Write the settings as JSON, by section."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(path), (json.dumps(asdict(self), indent=2) + "\n").encode())
-        return Path(path)
+        target = user_path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        return target
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
         """Read what ``save`` wrote; settings that the file leaves out have their defaults."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(user_path(path).read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise ConfigError(f"no config at {path}: ppo-codet5 config --output {path} writes one") from None
         except ValueError as error:
@@ -223,9 +224,9 @@ class Config(Section):
     @classmethod
     def from_run(cls, folder: str | Path) -> Config:
         """The settings that a run directory was made with."""
-        path = Path(folder) / "config.json"
+        path = user_path(folder) / "config.json"
         try:
-            identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+            identity = json.loads(path.read_text(encoding="utf-8-sig"))["identity"]
         except (OSError, ValueError, LookupError, TypeError):
             raise ConfigError(f"{path} is not the record of a run") from None
         return cls.from_parameters(identity)

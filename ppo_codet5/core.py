@@ -22,9 +22,9 @@ from ppo_codet5.helpers.embedding import Embedder
 from ppo_codet5.helpers.gencache import CachedGenerator
 from ppo_codet5.helpers.lexicon import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
-from ppo_codet5.helpers.problems import load_problems, problem_set_hash
+from ppo_codet5.helpers.problems import failing_references, load_problems, problem_set_hash
 from ppo_codet5.helpers.replies import extract_program, sides
-from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
+from ppo_codet5.helpers.sandbox import Limits, Sandbox
 from torch import nn
 from torch.distributions import Categorical
 
@@ -107,14 +107,16 @@ class Parts:
     embedder: Embedder
     sandbox: Sandbox
 
-    def record(self):
-        """What ``config.json`` says of them."""
+    def record(self, problems=()):
+        """What ``config.json`` says of them, and of those of the problems whose reference fails its own asserts."""
         models = {"code": self.code, "rewriter": self.rewriter}
         used = {
             role: {"name": model.name, "revision": model.revision, "dtype": getattr(model, "dtype", "")}
             for role, model in models.items()
         }
-        return {**used, "sandbox": self.sandbox.level, "tagger": self.lexicon.tagger_name}
+        failing = failing_references(problems, self.sandbox)
+        known = {"failing_references": failing} if failing else {}
+        return {**used, "sandbox": self.sandbox.level, "tagger": self.lexicon.tagger_name, **known}
 
 
 def load_parts(config, code=None, rewriter=None):
@@ -376,6 +378,15 @@ class PromptRewriter:
 ERRORS = ("none yet", "pass", "wrong_value", "exception", "compile_error", "timeout", "other")
 
 
+def existing(actions):
+    """The actions as ints; ValueError for one that does not exist."""
+    for action in actions:
+        if action not in range(len(ACTIONS)):
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(ACTIONS))
+            raise ValueError(f"there is no action {action}; choose one of {known}")
+    return [int(action) for action in actions]
+
+
 @dataclass
 class Episode:
     """One problem being worked on. ``attempts`` are rows of the log; ``group`` is the update that it counts in."""
@@ -492,7 +503,7 @@ class PromptWorld:
         self.memory = memory or ReflexionMemory(parts.embedder, config.memory_size, config.memory_scope)
         self.editor = PromptEditor(config, parts, self.seed, self.memory)
         self.seconds = defaultdict(float)  # by kind of work
-        references = [Program(p.reference, p.tests + p.challenge_tests, p.setup) for p in problems]
+        references = [problem.program(problem.reference) for problem in problems]
         floor = Limits(cpu_seconds=config.timeout_seconds)
         limits = zip(self.problems, parts.sandbox.calibrate(references), strict=True)
         self.limits = {task_id: max(limit, floor, key=lambda value: value.cpu_seconds) for task_id, limit in limits}
@@ -512,6 +523,7 @@ class PromptWorld:
 
     def advance(self, episodes, actions):
         """One attempt in every episode; returns the rewards, float32 [K]."""
+        actions = existing(actions)  # before anything is paid for
         tasks, costs = self.editor.edit(episodes, actions, self.clock)
         seeds = [self.seed(episode, len(episode.attempts), "code") for episode in episodes]
         requests = [code_request(e.problem, t, self.config, s) for e, t, s in zip(episodes, tasks, seeds, strict=True)]
@@ -520,8 +532,8 @@ class PromptWorld:
         def judge(i, reply):  # called as soon as a reply is complete: it runs while others are generated
             problem = episodes[i].problem
             programs[i] = extract_program(reply.text, problem.entry_point)
-            asserts, limits = problem.tests + problem.challenge_tests, self.limits[problem.task_id]
-            verdicts[i] = self.parts.sandbox.run_async([Program(programs[i][0], asserts, problem.setup, limits)])
+            program = problem.program(programs[i][0], limits=self.limits[problem.task_id])
+            verdicts[i] = self.parts.sandbox.run_async([program])
 
         replies = self.clock("generation", self.parts.code.generate, requests, judge)
         verdicts = self.clock("sandbox", lambda: [verdict.result()[0] for verdict in verdicts])
@@ -531,7 +543,7 @@ class PromptWorld:
         rewards = np.zeros(len(episodes), np.float32)
         for i, episode in enumerate(episodes):
             row = attempt_row(
-                self, episode, int(actions[i]), tasks[i], programs[i], replies[i], verdicts[i], costs[i], cosines[i]
+                self, episode, actions[i], tasks[i], programs[i], replies[i], verdicts[i], costs[i], cosines[i]
             )
             rewards[i] = reward(self.config, episode.best, scoring.share(row["visible_mask"]))
             episode.attempts.append({**row, "reward": round(float(rewards[i]), 6)})
@@ -626,7 +638,7 @@ class RLPromptEnv(gym.Env):
         return self.world.observe([self.episode])[0], {"task_id": task_id}
 
     def step(self, action):
-        rewards = self.world.advance([self.episode], [int(action)])
+        rewards = self.world.advance([self.episode], [action])
         terminated, truncated = self.world.ended(self.episode)
         row = self.episode.attempts[-1]
         info = {name: row[name] for name in ("task_id", "prompt", "code", "visible_mask", "feedback")}
@@ -694,7 +706,7 @@ class RLPromptVectorEnv(gym.vector.VectorEnv):
     def step(self, actions):
         live = [i for i, slot in enumerate(self.slots) if slot]
         rewards, terminated, truncated = np.zeros(self.num_envs, np.float32), *np.zeros((2, self.num_envs), bool)
-        rewards[live] = self.world.advance([self.slots[i] for i in live], [int(actions[i]) for i in live])
+        rewards[live] = self.world.advance([self.slots[i] for i in live], [actions[i] for i in live])
         for i in live:
             terminated[i], truncated[i] = self.world.ended(self.slots[i])
         finished = np.flatnonzero(terminated | truncated)
@@ -1104,8 +1116,8 @@ class PPOCodeT5Trainer:
         if finished := runs.finished(output_dir, identity):
             report(f"{output_dir} is complete: read, not run again")
             return finished
-        parts = self.parts
-        with runs.Run(output_dir, identity, parts.record(), self.config.tensorboard) as run:
+        parts, trained = self.parts, self.problems["train"] if name == "ppo" else []
+        with runs.Run(output_dir, identity, parts.record(trained + problems), self.config.tensorboard) as run:
             state = run.state or {"update": 0, "memory": [], "rollout": None, "evaluated": {}}
 
             def world(phase, strategy, problems):
@@ -1163,9 +1175,7 @@ def probe(config, parts, problems):
     replies = code.generate(requests)
     seconds = (time.perf_counter() - began) / len(replies)
     programs = [extract_program(r.text, p.entry_point)[0] for r, p in zip(replies, problems, strict=True)]
-    verdicts = parts.sandbox.run(
-        [Program(c, shown(p, config), p.setup) for c, p in zip(programs, problems, strict=True)]
-    )
+    verdicts = parts.sandbox.run([p.program(c, shown(p, config)) for c, p in zip(programs, problems, strict=True)])
     jobs = [{"problem": p, "task": p.text, "feedback": "", "reflections": [], "seed": 1} for p in problems]
     jobs = [{**job, "cost": Cost()} for job in jobs]
     began = time.perf_counter()

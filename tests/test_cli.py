@@ -316,7 +316,12 @@ def test_doctor_says_what_works_and_what_to_do(
     assert "must be mended first" in out
     monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
     assert cli.main(["doctor"]) == 0
-    assert re.search(r"^--  assets   not in the cache yet: hf/smollm2.*\n +> fetched at", capsys.readouterr().out, re.M)
+    out = capsys.readouterr().out
+    assert re.search(r"^--  assets   not in the cache yet: hf/smollm2.*\n +> fetched at", out, re.M)
+    assert "data/humaneval" not in out
+    (tmp_path / "humaneval.yaml").write_text("problems: humaneval\n")
+    assert cli.main(["doctor", "--profile", str(tmp_path / "humaneval.yaml")]) == 0
+    assert re.search(r"^--  assets   not in the cache yet: .*data/humaneval$", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.filterwarnings("ignore:.*An exception occurred")  # models cannot be copied into the spec

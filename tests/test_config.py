@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from dataclasses import fields
@@ -188,6 +189,23 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert Config.load(path) == config and Config.load(path).training.learning_rate == 1.0
     path.write_text('{"training": {"gamma": 0.5}}')
     assert Config.load(path).training.gamma == 0.5 and Config.load(path).model == ModelConfig()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_config_and_home_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = Config.from_profile("laptop")
+    assert config.save("~/new/config.json") == tmp_path / "new" / "config.json"
+    marked = codecs.BOM_UTF8 + (tmp_path / "new" / "config.json").read_bytes()
+    (tmp_path / "new" / "config.json").write_bytes(marked)
+    assert Config.load("~/new/config.json") == config
+    identity = json.dumps({"identity": {"seed": 7}}).encode()
+    (tmp_path / "config.json").write_bytes(codecs.BOM_UTF8 + identity)
+    assert Config.from_run("~").seed == 7
+    profile = tmp_path / "mine.yaml"
+    profile.write_bytes(codecs.BOM_UTF8 + b"seed: 9\ngamma: 0.5\n")
+    assert Config.from_profile(str(profile)).seed == 9
 
 
 @pytest.mark.parametrize(

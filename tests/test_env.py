@@ -375,6 +375,40 @@ def test_the_vector_form_makes_the_same_transitions_as_the_single_one(make) -> N
     assert len(lengths) > 1, "solved and unsolved episodes are both wanted here"
 
 
+WRONG_ACTIONS = [3, -1, 1.5, float("nan"), "1", None, np.int64(3), np.float32(0.5)]
+
+
+@pytest.mark.parametrize("action", WRONG_ACTIONS, ids=repr)
+def test_an_action_that_does_not_exist_is_refused_before_anything_is_paid(make, action) -> None:
+    sentence = r"no action .*choose one of 0 \(direct generation\), 1 \(genetic mutation\), 2 \(semantic rewriting\)"
+    world = make()
+    env, envs = RLPromptEnv(world), RLPromptVectorEnv(world, 2)
+    env.reset(options={"task_id": 1})
+    envs.reset(options={"episodes": [(p.task_id, 0) for p in TRAIN[:2]]})
+    for step in (lambda: env.step(action), lambda: envs.step([2, action])):
+        with pytest.raises(ValueError, match=sentence):
+            step()
+    assert world.parts.code.requests == world.parts.rewriter.requests == []
+    assert not env.episode.attempts and not any(slot.attempts for slot in envs.slots)
+
+
+@pytest.mark.parametrize("action", [1, np.int64(1), np.int8(1), np.array(1), torch.tensor(1), 1.0, True], ids=repr)
+def test_an_action_may_be_any_whole_number(make, action) -> None:
+    env = RLPromptEnv(make())
+    env.reset(options={"task_id": 1})
+    env.step(action)
+    assert [type(row["action"]) for row in env.episode.attempts] == [int] and env.episode.attempts[0]["action"] == 1
+
+
+@pytest.mark.parametrize("end", ["raise ValueError(chr(0xD800) + ' is no number')", "return chr(0xD800)"])
+def test_half_a_character_in_what_a_program_does_goes_into_no_text(make, end: str) -> None:
+    env = RLPromptEnv(make(rule=always(lambda problem: f"def {problem.entry_point}(*_):\n    {end}")))
+    env.reset(options={"task_id": 1})
+    *_, info = env.step(0)
+    assert "ud800" in info["feedback"] and info["feedback"].encode()
+    env.step(2)  # which shows it to the rewriter
+
+
 def test_one_batch_per_kind_of_work_and_none_for_idle_slots(make) -> None:
     envs = RLPromptVectorEnv(make(rule=always(wrong)), 4)
     coder, rewriter = envs.world.parts.code, envs.world.parts.rewriter

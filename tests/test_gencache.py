@@ -190,3 +190,11 @@ def test_processes_ask_a_server_for_nothing_that_another_one_has_under_way(tmp_p
     asked = (tmp_path / "asked").read_text().split()
     assert len(asked) == len(set(asked)) and set(asked) == {line.split()[0] for lines in texts for line in lines}
     assert len({line for lines in texts for line in lines}) == len(asked)  # one text each, whoever asked for it
+
+
+def test_half_a_character_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cached = CachedGenerator(Echo(), "~/kept")
+    (made,) = cached.generate([Request("a \ud800", 1)])
+    assert cached.generate([Request("a \ud800", 1), Request("a \ufffd", 1)]) == [made, made]
+    assert cached.stats.misses == 1 and any((tmp_path / "kept").rglob("*.json"))

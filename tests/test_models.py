@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ppo_codet5.helpers import decoding
 from ppo_codet5.helpers.decoding import TransformersGenerator, sample, uniforms
-from ppo_codet5.helpers.models import ModelError, Request, load_generator
-from tiny import save_llama, save_t5
+from ppo_codet5.helpers.models import ModelError, Request, load_generator, render_chat
+from tiny import save_llama, save_t5, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 FENCED = "```python\ndef add("
@@ -145,6 +145,43 @@ def test_chat_is_the_template_without_todays_date(folders: dict[str, Path]) -> N
     t5 = load_generator(str(folders["t5"]), device="cpu")
     with pytest.raises(ModelError, match="tiny-t5 has no chat template"):
         t5.generate([request])
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
+        ("{% if strftime_now is defined %}{{ strftime_now('%Y-%m-%d') }}{% else %}never{% endif %}", "2024-07-26"),
+        ("{% macro head() %}{{ 'On ' + strftime_now('%B %-d, %Y') }}{% endmacro %}{{ head() }}", "On July 26, 2024"),
+        ("{%- set date = strftime_now('%A %H:%M') -%}\n{{ date }}", "Friday 00:00"),
+        ("{% if true %}\n  {% if true %}\n{{ strftime_now('%y') }}\n  {% endif %}\n{% endif %}\n!", "24\n!"),
+        ("\n  {% if strftime_now %}\nx{% endif %}", "\nx"),  # blanks around tags go as without us
+        (
+            "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+            "{{ date_string }}",
+            "26 Jul 2024",
+        ),
+        ("{{ messages[0]['content'] }} {{ date_string }}", "Write add. 26 Jul 2024"),
+    ],
+)
+def test_no_template_sees_the_clock(template: str, text: str) -> None:
+    words = tokenizer("llama")
+    words.chat_template = template
+    assert render_chat(words, (("user", "Write add."),), "tiny") == text
+
+
+def test_half_a_character_in_a_request_is_a_mark(generator: TransformersGenerator) -> None:
+    """No tokenizer takes one."""
+    broken = Request("Write \ud800add", 1, prefix="def \udfff", max_new_tokens=3)
+    assert (broken.prompt, broken.prefix) == ("Write \ufffdadd", "def \ufffd")
+    assert Request((("user", "\ud83d\ude00 \ud83d"),), 1).prompt == (("user", "\U0001f600 \ufffd"),)
+    assert generator.generate([broken])[0].text.startswith("def \ufffd")
+
+
+def test_a_folder_may_be_under_home(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folders["t5"].parent))
+    named = load_generator(f"~/{folders['t5'].name}", device="cpu")
+    assert named is load_generator(str(folders["t5"]), device="cpu")
 
 
 # Ends and counts

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ppo_codet5.helpers import assets
 from ppo_codet5.helpers.problems import (
     MBPP_SPLITS,
     Problem,
     ProblemError,
+    failing_references,
     find_entry_point,
     humaneval_problem,
     load_problems,
     problem_set_hash,
 )
-from ppo_codet5.helpers.sandbox import Program, Sandbox
+from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
 
-MBPP = os.environ.get("PPO_CODET5_MBPP")
-needs_mbpp = pytest.mark.skipif(not MBPP, reason="PPO_CODET5_MBPP does not name a copy of mbpp.jsonl")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"  # beside the checkout, where there is such a folder
+MBPP = os.environ.get("PPO_CODET5_MBPP") or DATA / "mbpp.jsonl"
+needs_mbpp = pytest.mark.skipif(not Path(MBPP).is_file(), reason="PPO_CODET5_MBPP does not name a copy of mbpp.jsonl")
 
 
 def row(task_id: object = 601, **changes: object) -> dict[str, object]:
@@ -72,6 +78,44 @@ def test_setup_challenge_and_blank_lines_are_optional(write):
     assert problem.setup == "" and problem.challenge_tests == ()
 
 
+def test_imports_of_the_tests_run_before_the_rest_of_the_setup(write):
+    """The sanitized rows of MBPP have them, and their text is called ``prompt``."""
+    sanitized = {
+        **row(text=None, test_setup_code=None, challenge_test_list=None),
+        "prompt": "Write a function to halve.",
+        "code": "def half(n):\n    return n / 2",
+        "test_imports": ["import math", "from fractions import Fraction as F"],
+        "test_list": ["assert math.isclose(half(1), 0.5)", "assert half(F(1, 3)) == F(1, 6)"],
+    }
+    both = {**sanitized, "task_id": 602, "text": "Halve.", "test_setup_code": "TWO = math.floor(2.5)"}
+    both |= {"test_list": ["assert half(TWO) == 1"]}
+    none = row(603, test_imports=[])
+    found = load_problems(write(sanitized, both, none))
+    assert [p.text for p in found] == ["Write a function to halve.", "Halve.", row()["text"]]
+    assert found[0].setup == "import math\nfrom fractions import Fraction as F" and found[2].setup == ""
+    with Sandbox(workers=1) as sandbox:
+        assert all(verdict.passed for verdict in sandbox.run([p.program(p.reference) for p in found]))
+    for wrong, words in (
+        (["import math", 3], "'test_imports' must hold strings, not int"),
+        ("import math", "type list"),
+    ):
+        with pytest.raises(ProblemError, match=words):
+            load_problems(write(row(test_imports=wrong)))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row_and_home_is_known(write, tmp_path, monkeypatch):
+    path = write(row())
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [p.task_id for p in load_problems(path)] == [p.task_id for p in load_problems("~/some.jsonl")] == [601]
+    with pytest.raises(ProblemError, match=r"cannot read the problem file .*none.jsonl"):
+        load_problems("~/none.jsonl")
+
+
+def test_half_a_character_in_a_text_is_a_mark(write):
+    assert load_problems(write(row(text="one \ud83d\ude00 two \ud800")))[0].text == "one \U0001f600 two \ufffd"
+
+
 def test_a_line_separator_inside_a_text_does_not_end_the_row(write):
     line = json.dumps(row(text="one\u2028two\x85three"), ensure_ascii=False)
     assert load_problems(write(line))[0].text == "one\u2028two\x85three"
@@ -102,6 +146,15 @@ def test_hash_tells_problem_lists_apart_and_does_not_depend_on_the_file(write):
     others = [one[:1], one[::-1], load_problems(write(row(601, text="Other."), row(602), name="c.jsonl"))]
     assert len({problem_set_hash(problems) for problems in [one, *others]}) == 4
     assert len(problem_set_hash(one)) == 64
+
+
+def test_what_runs_before_a_program_is_in_the_hash_only_where_there_is_any(write):
+    """Results that were kept before problems had it still name their problems."""
+    (one,) = load_problems(write(row()))
+    fields = {name: value for name, value in asdict(one).items() if name != "prelude"}
+    canonical = json.dumps([fields], sort_keys=True, separators=(",", ":"))
+    assert problem_set_hash([one]) == hashlib.sha256(canonical.encode()).hexdigest()
+    assert problem_set_hash([replace(one, prelude="x = 1")]) != problem_set_hash([one])
 
 
 @pytest.mark.parametrize(
@@ -233,14 +286,72 @@ def test_humaneval_problems_run_in_the_sandbox():
     plain = humaneval_problem(humaneval_row(PLAIN))
     right, wrong = (humaneval_problem(humaneval_row(LOOPED.format(value))) for value in (4, 5))
     assert right.tests == ("assert check(shrink) == None",)
-    candidate = "def shrink(n, times):\n    return n if times == 0 else shrink(half(n), times - 1)"  # half is in setup
+    candidate = "def shrink(n, times):\n    return n if times == 0 else shrink(half(n), times - 1)"  # half is given
     with Sandbox() as sandbox:
         verdicts = sandbox.run(
-            [Program(p.reference, p.tests, p.setup) for p in (plain, right, wrong)]
-            + [Program(candidate, p.tests, p.setup) for p in (plain, right, wrong)]
+            [p.program(p.reference) for p in (plain, right, wrong)]
+            + [p.program(candidate) for p in (plain, right, wrong)]
         )
     assert [verdict.mask for verdict in verdicts] == [(1, 1), (1,), (0,)] * 2
     assert verdicts[2].error_type == "AssertionError"
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        "def shrink(n: List[int], times: Optional[int] = floor(1.5)):\n    return half(n) // 2",  # at its definition
+        "ONE = half(2)\ndef shrink(n, times):\n    return n // (2 * ONE) // 2",  # at the top level
+        "@cache\ndef shrink(n, times):\n    return half(half(n))",
+        "from __future__ import annotations, division\ndef shrink(n: Unknown, times):\n    return half(n) / 2",
+        "def half(n, of):\n    return n // of\ndef shrink(n, times):\n    return half(n, 4)",  # its own helper stays
+        "from math import ceil as floor\ndef shrink(n, times):\n    return floor(n / 4)",
+    ],
+)
+def test_what_the_prompt_defines_is_there_before_the_program(candidate):
+    given = humaneval_row("    assert candidate(8, 2) == 2")
+    given["prompt"] = f"from typing import List, Optional\nfrom functools import cache\n{given['prompt']}"
+    problem = humaneval_problem(given)
+    assert "def half" in problem.prelude and "def half" not in problem.setup
+    with Sandbox(workers=1) as sandbox:
+        (verdict,) = sandbox.run([problem.program(candidate)])
+    assert verdict.passed, verdict
+
+
+def test_imports_before_the_docstring_are_given_too():
+    """As in HumanEval/115."""
+    given = humaneval_row("    assert candidate(9, 2) == 2")
+    given["prompt"] = "def shrink(n, times):\n    import math\n    from os import path\n    'Halve n.'\n"
+    given["canonical_solution"] = "    return math.floor(n / 4)\n"
+    problem = humaneval_problem(given)
+    assert problem.text == "Halve n." and problem.prelude == "import math\nfrom os import path"
+    candidate = "def shrink(n, times=math.tau):\n    return math.floor(n / 4)"
+    with Sandbox(workers=1) as sandbox:
+        assert all(v.passed for v in sandbox.run([problem.program(problem.reference), problem.program(candidate)]))
+
+
+def test_a_program_has_the_asserts_and_limits_that_are_asked_for():
+    problem = Problem(1, "", "f", ("assert f() == 1",), ("assert f() > 0",), setup="x = 1")
+    code, limits = "def f():\n    return 1", Limits(cpu_seconds=7.0)
+    assert problem.program(code) == Program(code, (*problem.tests, *problem.challenge_tests), "x = 1")
+    assert problem.program(code, ["assert f()"], limits) == Program(code, ("assert f()",), "x = 1", limits)
+
+
+def test_references_that_fail_are_named_once_and_run_once(capsys):
+    good = Problem(1, "", "f", ("assert f() == 1",), reference="def f():\n    return 1")
+    wrong = replace(good, task_id=7, challenge_tests=("assert f() == 2",))
+    broken = replace(good, task_id=9, tests=("assert math.floor(f()) == 1",))
+    with Sandbox(workers=1) as sandbox:
+        assert failing_references([good, wrong, broken], sandbox) == {7: "wrong_value", 9: "exception"}
+        said = capsys.readouterr().out
+        assert "2 of 3 references fail their own asserts: 7 (wrong value), 9 (exception)" in said
+        assert said.count("\n") == 1
+        runs = []
+        submit = sandbox._pool.submit
+        sandbox._pool.submit = lambda programs, cached=True: (runs.append(cached), submit(programs, cached))[1]
+        known = len(sandbox._pool.cache)
+        assert len(sandbox.calibrate([p.program(p.reference) for p in (good, wrong, broken)])) == 3
+        assert len(sandbox._pool.cache) == known and runs[0]  # all of them were remembered
+        assert failing_references([good], sandbox) == {} and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -261,6 +372,10 @@ def test_what_is_not_a_humaneval_row_is_refused(changes):
 
 
 def test_hub_data_sets_are_joined_over_their_splits(monkeypatch):
+    def no_index():
+        raise assets.AssetError("no index")
+
+    monkeypatch.setattr(assets, "humaneval", no_index)
     datasets = pytest.importorskip("datasets")
     ids = {"train": [601, 602], "test": [11], "validation": [511], "prompt": [1]}
     mbpp = {name: datasets.Dataset.from_list([row(i) for i in part]) for name, part in ids.items()}
@@ -272,6 +387,14 @@ def test_hub_data_sets_are_joined_over_their_splits(monkeypatch):
     assert [p.task_id for p in load_problems("humaneval", "test")] == [0, 1, 2]
     with pytest.raises(ProblemError, match="no problems in 'humaneval' for split 'train'"):
         load_problems("humaneval", "train")
+
+    def away(*_):
+        raise ConnectionError("no hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", away)
+    with pytest.raises(ProblemError, match=r"cannot load .*openai_humaneval.*no hub.*'starter'.*no index") as refused:
+        load_problems("humaneval")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_hub_out_of_reach_names_the_two_ways_out(tmp_path):
@@ -300,3 +423,67 @@ def test_all_of_mbpp_loads():
         assert "\r" not in problem.reference + problem.setup + "".join(problem.tests)
     names = {p.task_id: p.entry_point for p in problems}
     assert (names[11], names[912], names[927]) == ("remove_Occ", "lobb_num", "max_height")
+
+
+@needs_mbpp
+@pytest.mark.slow
+def test_references_of_mbpp_that_fail_are_those_that_fail_without_us():
+    """CPython, with nothing of ours around it, is the judge."""
+    found = load_problems(MBPP, "test", limit=60)
+    with Sandbox() as sandbox:
+        failing = failing_references(found, sandbox)
+    for problem in found:
+        lines = [problem.reference, problem.setup, *problem.tests, *problem.challenge_tests]
+        done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True)
+        assert (done.returncode != 0) == (problem.task_id in failing), problem.task_id
+
+
+@pytest.fixture(scope="module")
+def humaneval():
+    """All of HumanEval, from the package index or from a copy beside the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        copy = DATA / "HumanEval.jsonl"
+        if copy.is_file():
+            patch.setattr(assets, "humaneval", lambda: copy)
+        else:
+            try:
+                assets.humaneval()
+            except assets.AssetError as error:
+                pytest.skip(str(error))
+        return load_problems("humaneval")
+
+
+def test_all_of_humaneval_loads_and_its_references_pass(humaneval):
+    assert [p.task_id for p in humaneval] == list(range(164))
+    assert [p.entry_point for p in humaneval if p.task_id in (0, 38, 115)] == [
+        "has_close_elements",
+        "decode_cyclic",
+        "max_fill",
+    ]
+    assert all(p.text and p.tests for p in humaneval) and len(problem_set_hash(humaneval)) == 64
+    with Sandbox() as sandbox:
+        assert failing_references(humaneval, sandbox) == {}
+
+
+def test_humaneval_gives_what_its_prompts_define(humaneval):
+    """Signatures as the prompts write them, and the helpers of the prompts, work in programs that bring neither."""
+    by_id = {p.task_id: p for p in humaneval}
+    assert {i for i, p in by_id.items() if "def " in p.prelude} == {10, 32, 38, 50}
+    programs = {
+        0: "def has_close_elements(numbers: List[float], threshold: float) -> bool:\n"
+        "    ordered = sorted(numbers)\n"
+        "    return any(b - a < threshold for a, b in zip(ordered, ordered[1:]))",
+        38: "def decode_cyclic(s: str):\n    return encode_cyclic(encode_cyclic(s))",
+        115: "def max_fill(grid, capacity):\n    return sum(math.ceil(sum(row) / capacity) for row in grid)",
+    }
+    with Sandbox() as sandbox:
+        verdicts = sandbox.run([by_id[i].program(code) for i, code in programs.items()])
+    assert [verdict.passed for verdict in verdicts] == [True] * 3
+
+
+def test_a_wrong_program_fails_where_the_asserts_are_in_a_loop(humaneval):
+    looped = [p for p in humaneval if p.tests == (f"assert check({p.entry_point}) == None",)]
+    assert {p.task_id for p in looped} == {32, 38, 44, 50, 53, 129, 151}
+    with Sandbox() as sandbox:
+        verdicts = sandbox.run([p.program(f"def {p.entry_point}(*_):\n    return 'no such value'") for p in looped])
+    assert not any(verdict.passed for verdict in verdicts)

@@ -497,13 +497,46 @@ def test_our_own_results_csv_reads_as_a_foreign_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("mask", "passes", "share"),
+    [
+        ("[True, False, False]", "False", 1 / 3),
+        ("[true, true]", "true", 1),
+        ("[1.0, 0.0]", "0.0", 0.5),
+        ("(1, 0, 1)", "", 2 / 3),
+        ("[ True  True]", "True", 1),
+        ("['True', 'False']", "FALSE", 0.5),
+        ('[""yes"", ""no""]', "no", 0.5),
+        ("[1,]", "1.0", 1),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_masks_are_read_in_the_spellings_that_others_write(tmp_path, monkeypatch, mask, passes, share, mark):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text(f'{mark}{HEADER}11.0,"{mask}",{passes},?,x\n', encoding="utf-8")
+    (file,) = results.read_foreign("x=~/a.csv")
+    assert (file.prompt_ids, file.soft.tolist(), file.doubts) == ([11], [[pytest.approx(share)]], [])
+
+
+@pytest.mark.parametrize("passes", ["True", "1", "yes", "0.5", "nan"])
+def test_a_pass_that_its_mask_contradicts_is_a_doubt_however_it_is_spelled(tmp_path, passes):
+    (tmp_path / "a.csv").write_text(f'{HEADER}11,"[True, False]",{passes},1/2,x\n')
+    (file,) = results.read_foreign(f"x={tmp_path / 'a.csv'}")
+    assert file.solved.tolist() == [[0]] and "in 1 rows" in file.doubts[0]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "has no rows"),
         ("a,b\n1,2\n", "has no rows with the columns prompt_id, passed_testcases"),
-        (HEADER + "1,nonsense,0,0/3,x\n", "row 1: prompt_id or passed_testcases"),
+        (HEADER + "1,nonsense,0,0/3,x\n", "row 1: prompt_id, passed_testcases"),
         (HEADER + '1,"[1]",1,1/1,x\n2,"[2]",1,1/1,x\n', r"row 2: .*not a list of 0 and 1"),
         (HEADER + '1,"[]",1,1/1,x\n', "row 1"),
+        (HEADER + '1,"[1, 0",0,1/2,x\n', "row 1: .*not a list of 0 and 1"),
+        (HEADER + '1,"[True, None]",0,1/2,x\n', "row 1: .*none"),
+        (HEADER + '1,"[True, 0.5]",0,1/2,x\n', "row 1: .*not a list of 0 and 1"),
+        (HEADER + '1,"[1]",1,1/1,x\n2,"[1]",perhaps,1/1,x\n', "row 2: .*'perhaps'"),
+        (HEADER + '1.5,"[1]",1,1/1,x\n', "row 1: .*1.5"),
         (HEADER + 'one,"[1]",1,1/1,x\n', "row 1"),
         (HEADER + '1,"[1]",1,1/1,x\n1,"[1]",1,1/1,x\n', r"more than one row for prompt_id \[1\]"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import importlib.util
 import json
@@ -16,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ppo_codet5.helpers import runs
-from ppo_codet5.helpers.runs import Run, RunError, finished, load_model, read_rows, stable_hash
+from ppo_codet5.helpers.runs import Run, RunError, finished, load_model, read_rows, stable_hash, user_path, well_formed
 
 ROOT = Path(__file__).resolve().parent.parent
 IDENTITY = {"seed": 1, "strategy": "ppo", "limit": None, "task_ids": [1, 2]}
@@ -392,3 +393,37 @@ def test_the_commit_recorded_is_ours_and_never_that_of_a_repository_around_us(tm
     subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert commit() == head
+
+
+@given(
+    st.text(st.characters(), max_size=20), st.lists(st.characters(categories=["Cs"]), max_size=3), st.integers(0, 20)
+)
+def test_well_formed_text_is_kept_and_any_text_can_be_written(text, halves, place):
+    assert well_formed(text) == text
+    broken = text[:place] + "".join(halves) + text[place:]
+    assert well_formed(well_formed(broken)) == well_formed(broken)
+    assert well_formed(broken).encode().decode() == well_formed(broken)
+    assert well_formed("a\ud83d\ude00\ud83d") == "a\U0001f600\ufffd"
+
+
+def test_half_a_character_in_a_row_an_identity_or_a_summary_is_written_as_a_mark(tmp_path):
+    identity = {**IDENTITY, "preamble": "x = '\ud800'"}
+    with Run(tmp_path / "run", identity) as run:
+        run.log("attempts", {"code": "a\ud800b", "\udfff": 1})
+        run.finish({"title": "\udc80"})
+        assert run.rows("attempts") == [{"code": "a\ufffdb", "\ufffd": 1}]
+    assert finished(tmp_path / "run", identity) == {"title": "\ufffd"}
+
+
+def test_home_is_known_and_a_byte_order_mark_is_no_part_of_a_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Run("~/run", IDENTITY) as run:
+        run.log("attempts", {"i": 0})
+        run.save("final_model.pt", {"agent": {}})
+        run.finish({})
+    assert (tmp_path / "run" / "summary.json").exists() and finished("~/run", IDENTITY) == {}
+    assert load_model("~/run/final_model.pt", {}) == {}
+    log = tmp_path / "run" / "attempts.jsonl"
+    log.write_bytes(codecs.BOM_UTF8 + log.read_bytes())
+    assert read_rows("~/run/attempts.jsonl") == [{"i": 0}]
+    assert user_path("a/~/b") == Path("a/~/b") and user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")

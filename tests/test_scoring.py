@@ -187,3 +187,8 @@ def test_a_method_may_say_itself_what_it_hands_in() -> None:
     rows = [attempt(1, 0, [0, 1]), attempt(1, 1, [1, 1], hands_in=0), attempt(1, 2, [1, 0], hands_in=2)]
     assert [submitted(rows[:n])["attempt"] for n in (1, 2, 3)] == [0, 0, 2]
     assert submitted(rows[::-1])["attempt"] == 2
+
+
+def test_half_a_character_in_a_program_is_written_as_a_mark():
+    text = results_csv([attempt(1, 0, [1], code="print(f'\ud800')", prompt="a \udc80")])
+    assert "print(f'\ufffd')" in text and text.encode().decode() == text

@@ -24,9 +24,9 @@ from typing import Any
 
 import pytest
 from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator
+from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator, render_chat
 from ppo_codet5.helpers.runs import RunError, read_rows
-from ppo_codet5.helpers.server import ServerGenerator, _lacking, parse
+from ppo_codet5.helpers.server import ServerGenerator, parse
 from scripted import Rewriter, small
 
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
@@ -173,27 +173,210 @@ def test_the_name_is_read_and_a_wrong_one_refused() -> None:
         PPOCodeT5Trainer(small(code_model="openai:x@http://127.0.0.1:1/v1"))
 
 
-def test_a_reply_that_lacks_something_is_not_taken() -> None:
-    """Of whatever type the client makes of other JSON, or of a page of text."""
-    from openai.types import Completion as Plain
-    from openai.types.chat import ChatCompletion as Chat
+class Canned(http.server.ThreadingHTTPServer):
+    """Answers with status 200 and what the test gives, the last of it for ever."""
 
-    usage = {"prompt_tokens": 3, "completion_tokens": 2}
-    ends = {"index": 0, "finish_reason": "stop"}
-    whole = {"choices": [{**ends, "text": ""}], "usage": usage}
-    thought = {"choices": [{**ends, "message": {"role": "assistant", "content": None}}], "usage": usage}
-    assert _lacking(Plain.construct(**whole)) == _lacking(Chat.construct(**thought)) == ""
-    for changes, what in (
-        ({"choices": []}, "its text"),
-        ({"choices": None}, "its text"),
-        ({"choices": "text"}, "its text"),
-        ({"choices": [{**ends, "text": None}]}, "its text"),
-        ({"choices": [{"index": 0, "text": "a", "finish_reason": None}]}, "its finish_reason"),
-        ({"usage": None}, "its token counts"),
-        ({"usage": {"prompt_tokens": 3}}, "its token counts"),
-    ):
-        assert _lacking(Plain.construct(**{**whole, **changes})) == what, changes
-    assert _lacking("<html>") == _lacking(None) == _lacking(Plain.construct()) == "its text"
+    daemon_threads = True
+
+    def __init__(self, *replies: Any) -> None:
+        super().__init__(("127.0.0.1", 0), CannedCall)
+        self.replies, self.heard = deque(replies), list[dict[str, Any]]()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class CannedCall(http.server.BaseHTTPRequestHandler):
+    server: Canned
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_POST(self) -> None:
+        self.server.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        replies = self.server.replies
+        reply = replies.popleft() if len(replies) > 1 else replies[0]
+        data = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def canned() -> Iterator[Callable[..., ServerGenerator]]:
+    """A generator whose server gives these replies; its name is no model's, so there is no tokenizer of it."""
+    servers = []
+
+    def make(*replies: Any, patience: float = 60, model: str = "no-such-model") -> ServerGenerator:
+        servers.append(Canned(*replies))
+        generator = ServerGenerator(f"openai:{model}@{servers[-1].url}", concurrency=1, patience=patience)
+        generator.heard = servers[-1].heard  # type: ignore[attr-defined]
+        return generator
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+CHAT = Request((("user", "Write a sum."),), 1, max_new_tokens=9, stop="none")
+PLAIN = Request("# a sum\n", 1, prefix="def add(", max_new_tokens=9, stop="none")
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def chat(content: Any, reason: str | None = "stop", usage: Any = USAGE, **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content, **more}
+    return {"choices": [{"index": 0, "finish_reason": reason, "message": message}], "usage": usage}
+
+
+def plain(text: Any, reason: str | None = "stop", usage: Any = USAGE) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "finish_reason": reason, "text": text}], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (chat("a sum"), "a sum"),
+        (chat([{"type": "text", "text": "a "}, {"type": "text", "text": "sum"}]), "a sum"),
+        (chat([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a sum"}]), "a sum"),
+        (chat(["a ", "sum"]), "a sum"),
+        (chat([]), ""),
+        (chat(None), ""),
+        (chat(None, refusal="I had rather not."), ""),
+        (chat(None, "content_filter"), ""),
+        (chat("a \ud83d sum \ud83d\ude00"), "a \ufffd sum \U0001f600"),  # half a pair, and a whole one
+    ],
+)
+def test_what_a_chat_says_is_read_in_every_form(canned: Callable[..., ServerGenerator], reply: Any, text: str) -> None:
+    generator = canned(reply)
+    assert generator.generate([CHAT]) == [Completion(text, 3, 2, "stop")]
+    assert generator.stats.replies == 1 and generator.stats.retries == generator.stats.uncounted == 0
+
+
+def test_a_completion_without_a_text_has_ended_at_once(canned: Callable[..., ServerGenerator]) -> None:
+    assert canned(plain(None)).generate([PLAIN]) == [Completion("def add(", 3, 2, "stop")]
+    assert canned(plain(None, "length")).generate([PLAIN])[0].finish_reason == "length"
+
+
+def test_reasoning_alone_is_an_empty_reply_and_is_said_once(
+    canned: Callable[..., ServerGenerator], capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = canned(chat(None, "length", reasoning_content="Let me see, a sum is"))
+    both = generator.generate([CHAT, replace(CHAT, seed=2)])
+    assert both == [Completion("", 3, 2, "length")] * 2
+    assert capsys.readouterr().out.count("reasoning only") == 1
+
+
+@pytest.mark.parametrize(("tokens", "reason"), [(2, "stop"), (8, "stop"), (9, "length"), (12, "length")])
+def test_without_a_reason_the_tokens_tell_how_it_ended(
+    canned: Callable[..., ServerGenerator], tokens: int, reason: str
+) -> None:
+    usage = {**USAGE, "completion_tokens": tokens}
+    for request, reply in ((CHAT, chat("a sum", None, usage)), (PLAIN, plain("a, b):", None, usage))):
+        assert canned(reply).generate([request])[0].finish_reason == reason
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"total_tokens": 5}, "many"])
+def test_tokens_that_nobody_counts_are_estimated_and_that_is_said_once(
+    canned: Callable[..., ServerGenerator], capsys: pytest.CaptureFixture[str], usage: Any
+) -> None:
+    generator = canned(plain("a, b): return a + b", usage=usage))
+    first, second = generator.generate([PLAIN, replace(PLAIN, seed=2)])
+    assert (first.prompt_tokens, first.completion_tokens) == (4, 5)  # of 16 and 19 characters
+    assert first == second and generator.stats.uncounted == 2 and generator.stats.completion_tokens == 10
+    assert capsys.readouterr().out.count("one for 4 characters, an estimate") == 1
+    generator = canned(chat("a sum", usage={"completion_tokens": 7}))
+    (only,) = generator.generate([CHAT])
+    assert (only.prompt_tokens, only.completion_tokens, generator.stats.uncounted) == (3, 7, 1)
+
+
+def test_tokens_are_counted_by_the_models_tokenizer_where_it_is_there(
+    canned: Callable[..., ServerGenerator], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from tiny import CHAT_TEMPLATE, tokenizer
+
+    words = tokenizer("llama")
+    words.chat_template = CHAT_TEMPLATE
+    words.save_pretrained(tmp_path)
+    generator = canned(chat("a sum of them", usage=None), model=str(tmp_path))
+    (only,) = generator.generate([CHAT])
+    rendered = render_chat(words, CHAT.prompt, "tiny")
+    assert only.completion_tokens == len(words("a sum of them").input_ids)
+    assert only.prompt_tokens == len(words(rendered).input_ids) > len(words("Write a sum.").input_ids)
+    assert "counted by the tokenizer of" in capsys.readouterr().out
+
+
+WORDS = "the engine is out of cards"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": WORDS, "code": 429}},
+        {"error": {"message": WORDS, "code": "503", "type": "server_error"}},
+        {"error": {"message": WORDS}},
+        {"error": WORDS},
+        {"error": {"message": WORDS, "code": None, "type": "overloaded_error"}},
+        {"object": "error", "message": WORDS, "code": 500},
+        {"choices": [{"index": 0, "finish_reason": "error", "error": {"code": 502, "message": WORDS}}]},
+        {"choices": [], "detail": WORDS},
+        {"choices": None, "detail": WORDS},
+        {"choices": [None], "detail": WORDS},
+        {"choices": [{"index": 0}], "detail": WORDS},
+        {"choices": [{"index": 0, "text": None, "finish_reason": None}], "detail": WORDS},
+        {"detail": WORDS},
+        WORDS,
+        None,
+    ],
+)
+def test_what_may_pass_is_asked_again_and_named_in_the_end(
+    canned: Callable[..., ServerGenerator], error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.02)
+    for request, reply in ((CHAT, chat("a sum")), (PLAIN, plain("a, b):"))):
+        generator = canned(error, error, reply)
+        assert generator.generate([request])[0].text in ("a sum", "def add(a, b):")
+        assert generator.stats.retries == 2
+    generator = canned(error, patience=0.1)
+    with pytest.raises(ModelError, match=r"gave no reply that can be used for 0 s .*see the server's log") as refused:
+        generator.generate([CHAT])
+    assert error is None or WORDS in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": WORDS, "code": 400}},
+        {"error": {"message": WORDS, "code": "context_length_exceeded", "type": "invalid_request_error"}},
+        {"error": {"message": WORDS, "type": "invalid_request_error", "param": None, "code": None}},
+        {"object": "error", "message": WORDS, "type": "NotFoundError", "code": 404},
+        {"choices": [{"index": 0, "finish_reason": "error", "error": {"code": 403, "message": WORDS}}]},
+    ],
+)
+def test_an_error_of_status_200_that_will_not_pass_is_refused_in_the_servers_words(
+    canned: Callable[..., ServerGenerator], error: Any
+) -> None:
+    generator = canned(error)
+    with pytest.raises(ModelError, match=f"refused with an error in its reply .{WORDS}.: see the server's log"):
+        generator.generate([CHAT])
+    assert len(generator.heard) == 1  # type: ignore[attr-defined]
+
+
+def test_half_a_character_in_a_prompt_is_sent_as_a_mark(canned: Callable[..., ServerGenerator], tmp_path: Path) -> None:
+    generator = canned(plain("\udc80"))
+    broken = replace(PLAIN, prompt="# a \ud800 sum\n", prefix="\udfffdef add(")
+    cached = CachedGenerator(generator, tmp_path)
+    first = cached.generate([broken])
+    assert first[0].text == "\ufffddef add(\ufffd" and cached.generate([broken]) == first
+    assert [heard["prompt"] for heard in generator.heard] == ["# a \ufffd sum\n\ufffddef add("]  # type: ignore[attr-defined]
+    generator = canned(chat("a sum"))
+    generator.generate([replace(CHAT, prompt=(("user", "a \ud800"),))])
+    assert generator.heard[0]["messages"] == [{"role": "user", "content": "a \ufffd"}]  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -175,3 +175,9 @@ def test_parameters_take_keywords_only_and_document_their_defaults():
     assert all(p.kind is p.KEYWORD_ONLY for p in inspect.signature(Parameters).parameters.values())
     with pytest.raises(TypeError):
         Parameters(learning_rte=0.1)
+
+
+def test_the_folders_that_notebooks_write_to_may_be_under_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of-mine")
+    config = read_parameters(namespace({"run_dir": "~/runs"}))
+    assert config.run_dir == "/home/of-mine/runs"

@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from ppo_codet5.helpers.runs import RunError, read_rows
 from scripted import STARTER, Scripted, small
 
+from ppo_codet5 import core
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
 
 CONTENT = ("attempts.jsonl", "metrics.jsonl", "results.csv", "summary.json")
@@ -123,6 +125,36 @@ def test_equal_configs_give_equal_bytes_with_a_cold_and_a_warm_cache(whole: tupl
             assert (cached.code.stats.misses > 0) == bool(cached.code.inner.batches) == (name == "cold")
         assert content(tmp_path / name) == content(folder)
         assert all(torch.equal(tensor, weights(folder)[key]) for key, tensor in weights(tmp_path / name).items())
+
+
+def test_references_that_fail_are_named_when_the_run_starts(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoiled(config, split):
+        first, *others = load_split(config, split)
+        return [replace(first, challenge_tests=(f"assert {first.entry_point} is None",)), *others]
+
+    load_split = core.load_split
+    monkeypatch.setattr(core, "load_split", spoiled)
+    trainer = PPOCodeT5Trainer(small(max_episodes=4), parts=parts)
+    trained, scored = trainer.problems["train"][0].task_id, trainer.scored[0].task_id
+    trainer.train(tmp_path / "ppo")
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 of 8 references fail their own asserts" in lines[0]
+    assert f"{trained} (wrong value)" in lines[0] and f"{scored} (wrong value)" in lines[0]
+    assert not any("references" in line for line in lines[1:])
+    config = json.loads((tmp_path / "ppo" / "config.json").read_text())
+    assert config["failing_references"] == {str(trained): "wrong_value", str(scored): "wrong_value"}
+    trainer.control("resampling", tmp_path / "resampling", report=quiet)  # which is not trained
+    assert "1 of 4 references" in capsys.readouterr().out
+
+
+def test_no_word_and_no_record_of_references_that_pass(
+    whole: tuple[Path, dict], parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PPOCodeT5Trainer(small(), parts=parts).control("random", tmp_path / "run", report=quiet)
+    assert capsys.readouterr().out == ""
+    assert "failing_references" not in json.loads((whole[0] / "config.json").read_text())
 
 
 def test_another_seed_gives_another_run(parts: Parts, tmp_path: Path) -> None:
