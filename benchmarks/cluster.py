@@ -89,7 +89,7 @@ def measured_here():
             began = time.perf_counter()
             sandbox.run([program])
             sandbox_seconds.append(time.perf_counter() - began)
-    from ppo_codet5.helpers.embedding import Embedder
+    from ppo_codet5.helpers.language import Embedder
 
     embedder = Embedder()
     embedder.encode(["warm up"])
@@ -224,7 +224,7 @@ def draw_figure(curves, path):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from ppo_codet5.helpers.figures import COLOURS
+    from ppo_codet5.helpers.results.figures import COLOURS
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for (name, rows), colour, marker in zip(curves.items(), COLOURS, "osD^", strict=False):

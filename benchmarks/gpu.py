@@ -448,7 +448,7 @@ class Bench:
 
     def generator(self, name: str, batch: int) -> Any:
         """The product's generator around a loaded model."""
-        from ppo_codet5.helpers.decoding import TransformersGenerator
+        from ppo_codet5.helpers.models.local import TransformersGenerator
 
         if name not in self.loaded:
             self.load(name)
@@ -734,7 +734,7 @@ def decode(
 ) -> Result:
     """Decode and prefill speed of the product's loop; with another attention back end, with a compiled model, or
     with ``equal`` prompt lengths, which need no mask."""
-    from ppo_codet5.helpers import decoding
+    from ppo_codet5.helpers.models import local as decoding
 
     prompt, new = bench.scale.prompt, bench.scale.new
     generator = bench.generator(model, batch)
@@ -803,7 +803,7 @@ def compile_model(bench: Bench, generator: Any, lengths: list[int], mode: str) -
 
 def prefill(bench: Bench, model: str, batch: int, width: int) -> Result:
     """Prefill speed with passes of at most ``width`` tokens."""
-    from ppo_codet5.helpers import decoding
+    from ppo_codet5.helpers.models import local as decoding
 
     generator, lengths = bench.generator(model, batch), row_lengths(batch, bench.scale.prompt)
     with mock.patch.object(decoding, "_PREFILL_TOKENS", width):
@@ -821,7 +821,7 @@ def breakdown(bench: Bench, model: str, batch: int) -> Result:
     Three runs: as it is; waiting for the device after each forward pass, which parts its work from the sampling's;
     and a few steps under torch's profiler, for the time that kernels run.
     """
-    from ppo_codet5.helpers import decoding
+    from ppo_codet5.helpers.models import local as decoding
 
     generator, lengths = bench.generator(model, batch), row_lengths(batch, bench.scale.prompt)
     check_fits(bench, generator.model, batch, bench.scale.prompt, bench.scale.new)
@@ -860,7 +860,7 @@ def breakdown(bench: Bench, model: str, batch: int) -> Result:
 def profile_steps(bench: Bench, generator: Any, lengths: list[int], new: int) -> Result:
     """Kernels per step, seconds per step in which one runs, and which take longest (on a CPU: operators)."""
     import torch
-    from ppo_codet5.helpers import decoding
+    from ppo_codet5.helpers.models import local as decoding
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity
 
@@ -1118,7 +1118,7 @@ class NoSynonyms:
     """Stands in for the lexicon where its data is missing: the real tokenizer, and no word may change."""
 
     def tokenize(self, text: str) -> list[tuple[str, bool]]:
-        from ppo_codet5.helpers.lexicon import tokenize
+        from ppo_codet5.helpers.language import tokenize
 
         return tokenize(text)
 
@@ -1141,7 +1141,7 @@ def make_lexicon(bench: Bench) -> Any:
     )
     if there and bench.cuda:
         with suppress(ImportError):
-            from ppo_codet5.helpers.lexicon import Lexicon
+            from ppo_codet5.helpers.language import Lexicon
 
             lexicon = Lexicon()
             lexicon.synonyms("list", lexicon.tag(["list"])[0])
@@ -1153,7 +1153,7 @@ def make_lexicon(bench: Bench) -> Any:
 def make_embedder(bench: Bench, folder: Path) -> Any:
     """The real sentence embedder if it is there, else one of its shape with random weights, in ``folder``."""
     from ppo_codet5.helpers.assets import cache_root, no_progress_bars
-    from ppo_codet5.helpers.embedding import Embedder
+    from ppo_codet5.helpers.language import Embedder
 
     if bench.cuda and (cache_root() / "hf" / "all-minilm-l6-v2").exists():
         return Embedder()
@@ -1367,7 +1367,7 @@ def draw_decode(path: Path, decoded: dict[str, Result], rates: Result) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from ppo_codet5.helpers.figures import COLOURS
+    from ppo_codet5.helpers.results.figures import COLOURS
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     models = dict.fromkeys(name.split()[1] for name in decoded)

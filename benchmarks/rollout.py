@@ -88,7 +88,7 @@ class KeyedNoise:
 
     def __call__(self, input_ids, scores):
         import torch
-        from ppo_codet5.helpers.decoding import sample
+        from ppo_codet5.helpers.models.local import sample
 
         (token,) = sample(scores, [(self.request, self.step)])
         self.step += 1
@@ -355,7 +355,7 @@ class Meter:
 def rollout(loop, options):
     """Play episodes with random actions; the record of one loop."""
     import torch
-    from ppo_codet5.helpers.scoring import score
+    from ppo_codet5.helpers.results.scoring import score
 
     from ppo_codet5.core import load_parts
 
@@ -387,7 +387,7 @@ def training(loop, options):
     fill the batch.
     """
     import torch
-    from ppo_codet5.helpers.gencache import CachedGenerator
+    from ppo_codet5.helpers.models import CachedGenerator
 
     from ppo_codet5.core import PPOCodeT5Trainer, load_parts
 

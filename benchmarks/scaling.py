@@ -38,7 +38,7 @@ def draw(series, path, title):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from ppo_codet5.helpers.figures import COLOURS
+    from ppo_codet5.helpers.results.figures import COLOURS
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     at_once = ", ".join(sorted({str(row["environments"]) for row in series["queue"]}))

@@ -179,6 +179,18 @@ def find_entry_point(test: str, reference: str) -> str:
     )
 
 
+def sides(test: str) -> tuple[str, str]:
+    """Both sides of ``assert call == expected`` as text; of any other assert the whole condition and ``""``."""
+    statement = ast.parse(test).body[0]
+    if not isinstance(statement, ast.Assert):
+        raise ValueError(f"not an assert: {test}")
+    condition = statement.test
+    if isinstance(condition, ast.Compare) and len(condition.ops) == 1 and isinstance(condition.ops[0], ast.Eq):
+        left, right = (ast.get_source_segment(test, side) or "" for side in (condition.left, condition.comparators[0]))
+        return left, right
+    return ast.get_source_segment(test, condition) or "", ""
+
+
 def humaneval_problem(row: Mapping[str, Any]) -> Problem:
     """A :class:`Problem` from a row of HumanEval (arXiv 2107.03374): ``task_id``, ``prompt``, ``test`` and so on.
 

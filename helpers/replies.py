@@ -159,11 +159,14 @@ class _Code:
             self.statements.append(_Statement("".join(self._lines), self._start, self._head))
         self._lines, self._head, self.lexer = [], "", _Lexer()
 
-    def copy(self) -> _Code:
-        """These statements as if they ended here."""
+    def copy(self, rest: str = "") -> _Code:
+        """These statements as if they ended here, or after the line ``rest``."""
         other = _Code()
         other.statements = list(self.statements)
         other._lines, other._start, other._head = [*self._lines], self._start, self._head
+        if rest:
+            other.lexer = _Lexer(**vars(self.lexer))
+            other.add(rest, 0)
         other.close()
         return other
 
@@ -338,6 +341,17 @@ class Reader:
         if self.end is None:
             self._started(self._text[self._at :])
         return self.end
+
+    @property
+    def unfinished(self) -> bool:
+        """The block is inside a string, or bare code uses names that are not defined yet."""
+        rest = self._text[self._at :]
+        if self._mode == "bare":
+            code = self._bare.copy(rest)
+            return code.defines(self.entry_point) and not code.is_complete(self.entry_point)
+        lexer = _Lexer(**vars(self._lexer))
+        lexer.mask(rest)
+        return self._mode == "fence" and bool(lexer.quote)
 
     def finish(self) -> list[_Code]:
         """The parts of code, with what the end of the reply has left open."""
@@ -522,10 +536,16 @@ class StopRule:
         self.rule = rule
         self.cut: int | None = None
         self._text = prefix
-        self._reader = Reader(entry_point or (_DEF.findall(prefix) or [""])[-1])
+        self.entry_point = entry_point or (_DEF.findall(prefix) or [""])[-1]
+        self._reader = Reader(self.entry_point)
         if rule == "function":
             self._reader.feed(prefix)
             self._reader.end = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Under the rule ``function``: a text that stopped here would lack something of the program."""
+        return self.rule == "function" and self.cut is None and self._reader.unfinished
 
     def feed(self, text: str) -> int | None:
         """Read ``text``; return the cut (an index into prefix + all text fed) as soon as there is one."""
@@ -719,18 +739,6 @@ def _less(statement: _Statement, dropped: set[int]) -> _Statement | None:
 
 
 # ------------------------------------------------------------------------------------------------------------------ asserts
-
-
-def sides(test: str) -> tuple[str, str]:
-    """Both sides of ``assert call == expected`` as text; of any other assert the whole condition and ``""``."""
-    statement = ast.parse(test).body[0]
-    if not isinstance(statement, ast.Assert):
-        raise ValueError(f"not an assert: {test}")
-    condition = statement.test
-    if isinstance(condition, ast.Compare) and len(condition.ops) == 1 and isinstance(condition.ops[0], ast.Eq):
-        left, right = (ast.get_source_segment(test, side) or "" for side in (condition.left, condition.comparators[0]))
-        return left, right
-    return ast.get_source_segment(test, condition) or "", ""
 
 
 def extract_tests(reply: str, entry_point: str) -> list[str]:

@@ -155,7 +155,7 @@ def _train(args: argparse.Namespace) -> int:
     config = _settings(Config.load(args.config) if args.config else Config(), args.set)
     config.to_parameters()  # settings that do not go together are found before torch is loaded
     from ppo_codet5.core import PPOCodeT5Trainer
-    from ppo_codet5.helpers import scoring
+    from ppo_codet5.helpers.results import scoring
 
     progress = _Progress()
     show = progress if config.log_level in ("DEBUG", "INFO") else lambda line: None
@@ -183,7 +183,7 @@ def _eval(args: argparse.Namespace) -> int:
             raise RunError(f"{error}; give the settings of its training with --config") from None
     config = _settings(config, args.set)
     from ppo_codet5.core import PPOCodeT5Trainer
-    from ppo_codet5.helpers import scoring
+    from ppo_codet5.helpers.results import scoring
 
     trainer = PPOCodeT5Trainer(config).load(checkpoint)
     if args.episodes and args.episodes > len(trainer.scored):

@@ -17,13 +17,12 @@ import gymnasium as gym
 import numpy as np
 import ppo_codet5.helpers  # noqa: F401 - before torch: it says how torch's idle threads wait
 import torch
-from ppo_codet5.helpers import figures, runs, scoring, settings
-from ppo_codet5.helpers.embedding import Embedder
-from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.lexicon import Lexicon
-from ppo_codet5.helpers.models import Request, load_generator
-from ppo_codet5.helpers.problems import failing_references, load_problems, problem_set_hash
-from ppo_codet5.helpers.replies import extract_program, sides
+from ppo_codet5.helpers import runs, settings
+from ppo_codet5.helpers.language import Embedder, Lexicon
+from ppo_codet5.helpers.models import CachedGenerator, Request, load_generator
+from ppo_codet5.helpers.problems import failing_references, load_problems, problem_set_hash, sides
+from ppo_codet5.helpers.replies import extract_program
+from ppo_codet5.helpers.results import figures, scoring
 from ppo_codet5.helpers.sandbox import Limits, Sandbox
 from torch import nn
 from torch.distributions import Categorical

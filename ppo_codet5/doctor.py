@@ -127,7 +127,7 @@ def _models(values: dict) -> Iterator[Finding]:
 def _server(name: str) -> Finding:
     import urllib.request
 
-    from ppo_codet5.helpers.server import API_KEY, parse
+    from ppo_codet5.helpers.models.server import API_KEY, parse
 
     model, url = parse(name)
     request = urllib.request.Request(f"{url}/models", headers={"Authorization": f"Bearer {os.environ.get(API_KEY)}"})

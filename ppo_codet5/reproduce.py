@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def headline(tasks: Sequence[Task]) -> str:
     """One line per strategy of each task, from the summaries in its folder."""
-    from ppo_codet5.helpers import scoring
+    from ppo_codet5.helpers.results import scoring
 
     lines: list[str] = []
     for folder in dict.fromkeys(task.folder for task in tasks):

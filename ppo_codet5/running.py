@@ -118,7 +118,7 @@ def _visible_gpu(number: int) -> str:
 
 def _with_ray(group: Sequence[Task], address: str) -> Iterator[tuple[Task, str]]:
     """Run tasks on a Ray cluster; all nodes must see this folder under the same path."""
-    from ppo_codet5.helpers import cluster
+    from ppo_codet5.helpers.models import replicas as cluster
 
     ray = cluster.connect(address)
     have = [node["Resources"] for node in cluster.nodes(ray)]

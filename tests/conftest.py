@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from ppo_codet5.helpers import assets
-from ppo_codet5.helpers.embedding import Embedder
-from ppo_codet5.helpers.lexicon import Lexicon
+from ppo_codet5.helpers.language import Embedder, Lexicon
 
 
 @pytest.fixture(scope="session")

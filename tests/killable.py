@@ -23,8 +23,8 @@ import torch
 torch.set_num_threads(1)
 
 from ppo_codet5.helpers import runs
-from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.lexicon import Lexicon
+from ppo_codet5.helpers.language import Lexicon
+from ppo_codet5.helpers.models import CachedGenerator
 from ppo_codet5.helpers.sandbox import Sandbox
 from scripted import STARTER, BagOfWords, Coder, Rewriter, small
 

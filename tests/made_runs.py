@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ppo_codet5.helpers import scoring
+from ppo_codet5.helpers.results import scoring
 from ppo_codet5.helpers.runs import Run
 
 TASKS = list(range(3001, 3021))

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from ppo_codet5.helpers.decoding import TransformersGenerator
 from ppo_codet5.helpers.models import Completion, Request, load_generator
+from ppo_codet5.helpers.models.local import TransformersGenerator
 from ppo_codet5.helpers.problems import Problem, load_problems
 from ppo_codet5.helpers.runs import stable_hash
 from tiny import save_llama, save_t5

@@ -222,7 +222,7 @@ def test_vectors_from_gensims_downloader_are_converted_once(tmp_path: Path) -> N
         "    return KeyedVectors.load_word2vec_format(file, binary=False)\n"
     )
     code = f"""if True:
-        from ppo_codet5.helpers.lexicon import Lexicon
+        from ppo_codet5.helpers.language import Lexicon
         print(Lexicon({name!r}).similarity("big", "large"))
     """
     env = {**os.environ, "GENSIM_DATA_DIR": str(data), "PPO_CODET5_CACHE": str(tmp_path / "cache")}

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from notebooks import module_of
-from ppo_codet5.helpers import scoring
-from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.models import Completion, Request
-from ppo_codet5.helpers.replies import cut, extract_program, sides
+from ppo_codet5.helpers.models import CachedGenerator, Completion, Request
+from ppo_codet5.helpers.problems import sides
+from ppo_codet5.helpers.replies import cut, extract_program
+from ppo_codet5.helpers.results import scoring
 from ppo_codet5.helpers.runs import RunError, read_rows
 from scripted import CUT, REFLECT, STARTER, Coder, Rewriter, partly, right, scripted_llama, small, sometimes, wrong
 

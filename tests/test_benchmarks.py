@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from ppo_codet5.helpers.lexicon import Lexicon
+from ppo_codet5.helpers.language import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
 from ppo_codet5.helpers.sandbox import Sandbox
 from scripted import BagOfWords

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
-from ppo_codet5.helpers.cluster import RayGenerator, connect, parse
 from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator, load_model
+from ppo_codet5.helpers.models.replicas import RayGenerator, connect, parse
 from tiny import save_llama, save_t5
 
 ROOT = Path(__file__).resolve().parent.parent

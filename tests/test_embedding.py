@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppo_codet5.helpers import embedding
 from ppo_codet5.helpers.assets import AssetError
-from ppo_codet5.helpers.embedding import Embedder
+from ppo_codet5.helpers.language import Embedder, embedding
 
 TEXTS = [
     "Write a function to find the largest number in a list.",

@@ -17,8 +17,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ppo_codet5.helpers.embedding import Embedder
-from ppo_codet5.helpers.lexicon import Lexicon
+from ppo_codet5.helpers.language import Embedder, Lexicon
 from ppo_codet5.helpers.problems import Problem
 from ppo_codet5.helpers.sandbox import Program, Sandbox
 from scripted import CUT, MIDPOINT, REFLECT, REWRITE, STARTER, Coder, Rewriter, partly, right, small, sometimes, wrong

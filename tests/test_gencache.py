@@ -11,8 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.models import Completion, Request
+from ppo_codet5.helpers.models import CachedGenerator, Completion, Request
 
 
 class Echo:
@@ -134,7 +133,7 @@ def test_eviction_takes_the_oldest_and_stale_temporary_files(tmp_path: Path) -> 
 WORKER = """
 import sys
 from test_gencache import Echo
-from ppo_codet5.helpers.gencache import CachedGenerator
+from ppo_codet5.helpers.models import CachedGenerator
 from ppo_codet5.helpers.models import Request
 cached = CachedGenerator(Echo(), sys.argv[1], max_mb=0.02)
 for turn in range(30):
@@ -157,7 +156,7 @@ STREAM = """
 import os, sys, time
 from pathlib import Path
 from test_gencache import Echo
-from ppo_codet5.helpers.gencache import CachedGenerator
+from ppo_codet5.helpers.models import CachedGenerator
 from ppo_codet5.helpers.models import Completion, Request
 folder, draw, log = Path(sys.argv[1]), int(sys.argv[2]), open(sys.argv[3], "a", buffering=1)
 class Server(Echo):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_codet5.helpers import decoding
+from ppo_codet5.helpers.models import local as decoding
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 

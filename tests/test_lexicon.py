@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ppo_codet5.helpers.lexicon import Lexicon, changed_words, tokenize
+from ppo_codet5.helpers.language import Lexicon, changed_words, tokenize
 
 WORDS = [("find", "VB"), ("list", "NN"), ("numbers", "NNS"), ("returns", "VBZ"), ("largest", "JJS"), ("quickly", "RB")]
 
@@ -126,7 +126,7 @@ def test_stop_words(lexicon: Lexicon) -> None:
 
 def test_the_same_in_another_process(lexicon: Lexicon) -> None:
     code = f"""if True:
-        from ppo_codet5.helpers.lexicon import Lexicon
+        from ppo_codet5.helpers.language import Lexicon
         lexicon = Lexicon()
         print([lexicon.synonyms(word, tag) for word, tag in {WORDS!r}])
     """

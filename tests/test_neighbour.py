@@ -33,7 +33,7 @@ ENTRIES = {
     "train": "from ppo_codet5.cli import main; main(['train', '--output-dir', 'run'])",
     "task": "import ppo_codet5.running, torch",
     "cells": TWIN,  # a kernel that Jupyter started
-    "replica": "from ppo_codet5.helpers.cluster import _Replica; _Replica('smollm2-135m', 'float32', 'cpu', 1, 1)",
+    "replica": "from ppo_codet5.helpers.models.replicas import _Replica; _Replica('smollm2-135m', 'float32', 'cpu', 1, 1)",
     "tests": f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest, torch",
 }
 

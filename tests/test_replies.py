@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ppo_codet5.helpers.problems import load_problems
-from ppo_codet5.helpers.replies import RULES, Reader, StopRule, cut, extract_program, extract_tests, sides
+from ppo_codet5.helpers.problems import load_problems, sides
+from ppo_codet5.helpers.replies import RULES, Reader, StopRule, cut, extract_program, extract_tests
 from ppo_codet5.helpers.sandbox import Program, Sandbox
 
 PROBLEMS = load_problems("starter")

@@ -16,7 +16,8 @@ from typing import Any
 import nbformat
 import pytest
 from made_runs import SETTINGS, TASKS, attempt, make_all, make_run, simulated
-from ppo_codet5.helpers import results, scoring, tables
+from ppo_codet5.helpers import results
+from ppo_codet5.helpers.results import scoring, tables
 from ppo_codet5.helpers.runs import RunError
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests

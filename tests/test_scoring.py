@@ -10,7 +10,16 @@ from fractions import Fraction
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from ppo_codet5.helpers.scoring import budget_curve, by_problem, results_csv, score, share, submitted, table, wilson
+from ppo_codet5.helpers.results.scoring import (
+    budget_curve,
+    by_problem,
+    results_csv,
+    score,
+    share,
+    submitted,
+    table,
+    wilson,
+)
 from scipy.stats import binomtest
 
 TOKENS = (

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppo_codet5.helpers.decoding import TransformersGenerator
-from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.lexicon import Lexicon
-from ppo_codet5.helpers.models import Request
+from ppo_codet5.helpers.language import Lexicon
+from ppo_codet5.helpers.models import CachedGenerator, Request
+from ppo_codet5.helpers.models.local import TransformersGenerator
 from ppo_codet5.helpers.runs import read_rows
 from ppo_codet5.helpers.sandbox import Sandbox
 from scripted import STARTER, BagOfWords, Rewriter, scripted_llama, scripted_t5, small

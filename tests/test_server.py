@@ -23,10 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ppo_codet5.helpers.gencache import CachedGenerator
-from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator, render_chat
+from ppo_codet5.helpers.models import (
+    CachedGenerator,
+    Completion,
+    ModelError,
+    Request,
+    check_model,
+    load_generator,
+    render_chat,
+)
+from ppo_codet5.helpers.models.server import ServerGenerator, parse
 from ppo_codet5.helpers.runs import RunError, read_rows
-from ppo_codet5.helpers.server import ServerGenerator, parse
 from scripted import Rewriter, small
 
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
@@ -506,7 +513,7 @@ def test_a_killed_run_sends_no_request_again_that_was_answered(served: Served, l
         import sys
         from killable import scripted_parts
         from ppo_codet5.core import Parts, PPOCodeT5Trainer
-        from ppo_codet5.helpers.gencache import CachedGenerator
+        from ppo_codet5.helpers.models import CachedGenerator
         from ppo_codet5.helpers.models import load_generator
         from scripted import Rewriter, small
         name = "openai:{served.model}@{line.url}"

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, in a checkout that is not inst
 
 import numpy as np  # noqa: E402
 from ppo_codet5.helpers import results as runs  # noqa: E402
-from ppo_codet5.helpers import statistics, tables  # noqa: E402
+from ppo_codet5.helpers.results import statistics, tables  # noqa: E402
 
 from ppo_codet5.config import Config  # noqa: E402
 

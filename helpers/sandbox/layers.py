@@ -3,7 +3,7 @@
 Applied once per server; only the short seccomp filter of ``child_filter`` is installed once per program. Every
 function returns ``None`` or the reason why the kernel or a container forbids the layer, so that the caller can go on
 with the next. Sources: user_namespaces(7), capabilities(7), landlock(7), seccomp(2), pid_namespaces(7) of the Linux
-manual, and the kernel's uapi headers for the numbers. Loaded by ``_sandbox_server.py`` only.
+manual, and the kernel's uapi headers for the numbers. Loaded by ``server.py`` only.
 """
 
 from __future__ import annotations

@@ -15,26 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .models import Completion, ModelError, Request, load_tokenizer, render_chat
-from .replies import cut
-from .runs import logger, well_formed
+from ..replies import StopRule
+from ..runs import logger, well_formed
+from .contract import Completion, ModelError, Request
+from .sources import load_tokenizer, render_chat
 
 PREFIX = "openai:"
 API_KEY = "OPENAI_API_KEY"  # read from the environment, kept nowhere else
 PATIENCE = 600.0  # seconds for which a server may be away before a run gives up
 READ_SECONDS = 600.0  # for one reply
-_STOPS = {  # at most four, as the protocol allows; what they let through is cut here, by the rule itself
-    "none": [],
-    "line": ["\n"],
-    "fence": ["\n```", "[/PYTHON]"],
-    "function": ["\n```", "[/PYTHON]", "\nassert ", "\nprint("],
-}
+# At most four, as the protocol allows; what they let through is cut here, by the rule itself.
+_STOPS = {"none": [], "line": ["\n"], "function": ["\n```", "\nassert ", "\nprint(", '\n"""']}
 _PASSING = re.compile(r"^(408|409|429|5\d\d)$|rate.?limit|overload|unavailable|time.?out|server.?error|busy", re.I)
 _LETTERS = 4  # a token's, where nothing counts them
-_FREE = ["[/PYTHON]"]  # where no start is forced, the first fence is the opening one
 
 
 @dataclass
@@ -186,8 +182,14 @@ class ServerGenerator:
             raise failure
         return [completion for completion in done if completion is not None]
 
-    def _complete(self, request: Request, stop: threading.Event) -> Completion:
-        """One reply, however many calls it takes."""
+    def _stops(self, request: Request) -> list[str]:
+        """What the server is to stop at. Where no start is forced, the first fence is the opening one."""
+        if request.stop == "function" and "```" in request.prefix:
+            return _STOPS["function"][:1]  # what stands in a block belongs to it
+        return _STOPS[request.stop] if request.prefix or request.stop != "function" else []
+
+    def _complete(self, request: Request, stop: threading.Event, stops: bool = True) -> Completion:
+        """One reply, however many calls it takes. ``stops``: the server may stop where a program is likely to end."""
         settings: dict[str, Any] = {
             "model": self.model,
             "max_tokens": request.max_new_tokens,
@@ -195,8 +197,8 @@ class ServerGenerator:
             "top_p": request.top_p,
             "seed": request.seed % 2**31,  # servers differ in how large a seed may be
         }
-        if stops := _STOPS[request.stop] if request.prefix or request.stop in ("none", "line") else _FREE:
-            settings["stop"] = stops
+        if stops and (words := self._stops(request)):
+            settings["stop"] = words
         if isinstance(request.prompt, str) or request.prefix:
             prompt = request.prompt if isinstance(request.prompt, str) else self._render(request.prompt)
             prompt += request.prefix
@@ -214,13 +216,19 @@ class ServerGenerator:
             for count, words in zip(counts, (prompt or request.prompt, text), strict=True)
         )
         kept = request.prefix + text
-        end = cut(kept, request.stop, request.prefix)
+        rule = StopRule(request.stop, request.prefix, request.entry_point)
+        end = kept[: rule.feed(text)]
         spent = choice.finish_reason == "length" or (not choice.finish_reason and written >= request.max_new_tokens)
         with self._lock:
             self.stats.replies += 1
             self.stats.uncounted += None in counts
             self.stats.prompt_tokens += asked
             self.stats.completion_tokens += written
+        left = request.max_new_tokens - written
+        if "stop" in settings and rule.unfinished and not spent and left > 0:  # it had stopped inside a string, say
+            more = replace(request, prefix=kept, max_new_tokens=left, entry_point=rule.entry_point)
+            rest = self._complete(more, stop, stops=False)
+            return replace(rest, prompt_tokens=asked, completion_tokens=written + rest.completion_tokens)
         return Completion(end, asked, written, "length" if spent and len(end) == len(kept) else "stop")
 
     def _tokens(self, words: str | tuple[tuple[str, str], ...]) -> int:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runs import RunError, read_rows, user_path
+from ..settings import model_label
 from . import scoring
-from .runs import RunError, read_rows, user_path
-from .settings import model_label
 
 PUBLISHED = {  # the rows of the published table, in its order
     "direct": "Direct Generation (Action 0, 1 attempt)",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from . import assets
-from .runs import user_path
+from .. import assets
+from ..runs import user_path
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -92,7 +92,7 @@ class Embedder:
     def _model(self) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
 
-        from .decoding import pack_linears
+        from ..packing import pack_linears
 
         name = str(assets.minilm()) if self.name == "minilm" else str(user_path(self.name))
         try:

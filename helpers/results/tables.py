@@ -1,6 +1,6 @@
 """Tables of notebook 04: the published layout with intervals, costs, gaps, paired tests, and what is missing.
 
-Shares are shown in per cent. Every function takes the columns of :mod:`results`.
+Shares are shown in per cent. Every function takes the columns of :mod:`runs`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import results, statistics
-from .results import AGENT, Column, Entry, ForeignResults
-from .runs import write_atomically
-from .settings import model_label
+from ..runs import write_atomically
+from ..settings import model_label
+from . import runs, statistics
+from .runs import AGENT, Column, Entry, ForeignResults
 
 # The results table of the published README (github.com/promptoptrl/PROMIS), per cent.
 PUBLISHED_FILE = Path(__file__).resolve().parent.parent / "data" / "published_table.csv"
@@ -79,7 +79,7 @@ class Cell:
         return f"{self.value:.1%} [{low:.1%}, {high:.1%}], {n}".replace("%", "")
 
 
-def cells(solved: results.Matrix, soft: results.Matrix, seed: int, resamples: int) -> tuple[Cell, Cell]:
+def cells(solved: runs.Matrix, soft: runs.Matrix, seed: int, resamples: int) -> tuple[Cell, Cell]:
     """Pass@1 (Wilson for one seed) and SoftPass@1 (bootstrap) from outcomes [seeds, problems]."""
     shape, draw = (solved.shape[1], solved.shape[0]), {"seed": seed, "resamples": resamples}
     return (
@@ -95,7 +95,7 @@ def published() -> dict[str, dict[str, list[str]]]:
     return {
         words: {
             name: [row[f"{model}_pass_at_1"], row[f"{model}_softpass_at_1"]]
-            for name, row in zip(results.PUBLISHED, rows, strict=True)
+            for name, row in zip(runs.PUBLISHED, rows, strict=True)
         }
         for model, words in PUBLISHED_MODELS.items()
     }
@@ -110,13 +110,13 @@ def scores(columns: Sequence[Column], foreign: Sequence[ForeignResults], seed: i
     for column in columns:
         column_cells = found[column.title] = {}
         for name, entry in column.entries.items():
-            column_cells[results.TITLES[name]] = cells(entry.solved(), entry.soft(), seed, resamples)
+            column_cells[runs.TITLES[name]] = cells(entry.solved(), entry.soft(), seed, resamples)
         if agent := column.entries.get(AGENT):
             best = agent.best()
             column_cells[ORACLE] = cells((best == 1).astype(float), best, seed, resamples)
     if foreign:
         found["from a file"] = {
-            results.TITLES.get(file.name, file.name): cells(file.solved, file.soft, seed, resamples) for file in foreign
+            runs.TITLES.get(file.name, file.name): cells(file.solved, file.soft, seed, resamples) for file in foreign
         }
     return found
 
@@ -124,10 +124,10 @@ def scores(columns: Sequence[Column], foreign: Sequence[ForeignResults], seed: i
 def score_table(found: Scores, columns: Sequence[Column], with_published: bool) -> Table:
     """Strategies x models x measures in the published layout: published figures, then ours, controls below."""
     old = published() if with_published else {}
-    names = dict.fromkeys([*results.TITLES.values(), ORACLE, *(name for column in found.values() for name in column)])
+    names = dict.fromkeys([*runs.TITLES.values(), ORACLE, *(name for column in found.values() for name in column)])
     header = ["Strategy, per cent"] + [f"{title}: {measure}" for title in (*old, *found) for measure in MEASURES]
-    marks = {(c.title, results.TITLES[n]): "†" for c in columns for n in c.entries if n in results.OWN_SETTINGS}
-    keys, rows = {title: name for name, title in results.TITLES.items()}, []
+    marks = {(c.title, runs.TITLES[n]): "†" for c in columns for n in c.entries if n in runs.OWN_SETTINGS}
+    keys, rows = {title: name for name, title in runs.TITLES.items()}, []
     for name in names:
         row = [name]
         for model in old.values():
@@ -144,21 +144,21 @@ def _own_settings(column: Column) -> list[str]:
     """What EPiC and Reflexion set themselves, and what the other rows have."""
     lines = []
     for name, entry in column.entries.items():
-        if name in results.OWN_SETTINGS:
+        if name in runs.OWN_SETTINGS:
             others = column.reference.identity
             words = (
                 f"{key} {value!r}" + (f" (other rows {others[key]!r})" if key in others else "")
                 for key, value in entry.own_settings.items()
                 if others.get(key) != value
             )
-            lines.append(f"{results.TITLES[name]} in {column.title} sets by its definition: {', '.join(words)}.")
+            lines.append(f"{runs.TITLES[name]} in {column.title} sets by its definition: {', '.join(words)}.")
     return lines
 
 
 def records(found: Scores, with_published: bool) -> list[dict[str, Any]]:
     """The table in long form, one row per cell, numbers in full: what the CSV file holds."""
     rows = [
-        (title, results.TITLES[name], measure, value, "", "", "", "")
+        (title, runs.TITLES[name], measure, value, "", "", "", "")
         for title, column in (published() if with_published else {}).items()
         for name, values in column.items()
         for measure, value in zip(MEASURES, values, strict=True)
@@ -196,13 +196,13 @@ def cost_table(columns: Sequence[Column]) -> Table:
             attempts, count = entry.rows(), len(entry.seeds) * len(entry.task_ids)
             numbers = [len(attempts) / count, sum(row["rewriter_calls"] for row in attempts) / count]
             spent = [str(entry.budget), *(f"{x:.2f}" for x in numbers), f"{entry.tokens():.0f}"]
-            rows.append([results.TITLES[name], *spent, f"{(entry.best() == 1).mean():.1%}"[:-1], _before(entry)])
+            rows.append([runs.TITLES[name], *spent, f"{(entry.best() == 1).mean():.1%}"[:-1], _before(entry)])
     return Table(header, rows)
 
 
 def _before(entry: Entry) -> str:
     words = ", ".join(f"{amount:.0f} {name}" for name, amount in entry.cost().items())
-    return words or ("not recorded" if entry.strategy in results.TUNED else "")
+    return words or ("not recorded" if entry.strategy in runs.TUNED else "")
 
 
 # What the figures draw
@@ -212,7 +212,7 @@ def budget_curves(column: Column, seed: int, resamples: int) -> dict[str, list[d
     """Pass@1 with its interval, and tokens per problem, at each number of generations allowed, by strategy."""
     curves: dict[str, list[dict[str, float]]] = {}
     for name, entry in column.entries.items():
-        points = curves[results.TITLES[name]] = []
+        points = curves[runs.TITLES[name]] = []
         for budget in range(1, entry.budget + 1):
             solved = entry.solved(budget)
             low, high = statistics.share_interval(solved, seed, resamples)
@@ -224,13 +224,13 @@ def budget_curves(column: Column, seed: int, resamples: int) -> dict[str, list[d
 def action_counts(entry: Entry, actions: int = 3) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     """How often each action was picked, by step and by the kind of error that the agent saw before it."""
     steps: dict[str, list[int]] = {}
-    errors: dict[str, list[int]] = {kind: [0] * actions for kind in results.KINDS}
+    errors: dict[str, list[int]] = {kind: [0] * actions for kind in runs.KINDS}
     for seed in entry.seeds:
         for attempts in entry.attempts[seed].values():
             for before, row in zip([None, *attempts], attempts, strict=False):
                 steps.setdefault(str(row["attempt"] + 1), [0] * actions)[row["action"]] += 1
                 if before:
-                    seen = results.failure(before["outcomes"])  # visible asserts come first, and one of them failed
+                    seen = runs.failure(before["outcomes"])  # visible asserts come first, and one of them failed
                     errors.setdefault(seen, [0] * actions)[row["action"]] += 1
     return dict(sorted(steps.items(), key=lambda item: int(item[0]))), {k: v for k, v in errors.items() if sum(v)}
 
@@ -240,9 +240,9 @@ def failure_shares(column: Column) -> dict[str, dict[str, float]]:
     shares = {}
     for name, entry in column.entries.items():
         kinds = [
-            results.failure(row["outcomes"][: len(row["scored_mask"])]) for rows in entry.submissions() for row in rows
+            runs.failure(row["outcomes"][: len(row["scored_mask"])]) for rows in entry.submissions() for row in rows
         ]
-        shares[results.TITLES[name]] = {kind: kinds.count(kind) / len(kinds) for kind in ("", *results.KINDS)}
+        shares[runs.TITLES[name]] = {kind: kinds.count(kind) / len(kinds) for kind in ("", *runs.KINDS)}
     return shares
 
 
@@ -256,7 +256,7 @@ def gaps(column: Column, seed: int, resamples: int) -> dict[str, tuple[float, fl
         visible, everything = entry.looks_solved()
         only = visible - everything
         interval = statistics.share_interval(only, seed, resamples)
-        found[results.TITLES[name]] = (float(visible.mean()), float(everything.mean()), float(only.mean()), interval)
+        found[runs.TITLES[name]] = (float(visible.mean()), float(everything.mean()), float(only.mean()), interval)
     return found
 
 
@@ -304,7 +304,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
         n = f"{c.n}" + (f" x {len(c.seeds)} seeds" if len(c.seeds) > 1 else "")
         difference = f"{100 * c.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         cells = [n, str(c.wins), str(c.losses), difference, _p(c.p), _p(adjusted)]
-        rows.append([results.TITLES[c.strategy], c.column, *cells])
+        rows.append([runs.TITLES[c.strategy], c.column, *cells])
     return Table(header, rows)
 
 
@@ -317,14 +317,14 @@ def verdicts(found: Sequence[Comparison], level: float = 0.05) -> list[str]:
             if c.column == title:
                 clear = p <= level and not c.interval[0] <= 0 <= c.interval[1]
                 kind = "open" if not clear else "better" if c.difference > 0 else "worse"
-                words[kind].append(results.TITLES[c.strategy])
+                words[kind].append(runs.TITLES[c.strategy])
         better, worse, unclear = (", ".join(names) or "no row" for names in words.values())
         lines.append(
             f"{title}: with Holm p up to {level} and an interval without zero, the agent is better than {better}; "
             f"worse than {worse}; no difference is shown against {unclear}."
         )
         tested = {c.strategy for c in found if c.column == title}
-        if absent := [results.TITLES[name] for name in results.EQUAL_BUDGET if name not in tested]:
+        if absent := [runs.TITLES[name] for name in runs.EQUAL_BUDGET if name not in tested]:
             lines.append(f"{title}: a claim must also beat {', '.join(absent)}, of which there is no run.")
     return lines
 
@@ -344,8 +344,8 @@ def reliability(
     for column in columns:
         lines += [f"{column.title}: {line}" for line in _weak_points(column)]
         if column is not columns[0]:
-            why = results.differences(column.reference, columns[0].reference)
-            why_in_words = results.words(column.reference, columns[0].reference, why)
+            why = runs.differences(column.reference, columns[0].reference)
+            why_in_words = runs.words(column.reference, columns[0].reference, why)
             lines.append(f"{column.title} is not one column with {columns[0].title}: {why_in_words}.")
     if with_published:
         lines += _published_doubts(columns)
@@ -355,7 +355,7 @@ def reliability(
         words = f"{file.name} is from a file: {len(file.prompt_ids)} problems, {where}; model, protocol, budget and sampling"
         lines.append(f"{words} are not in it, so it stands in a column of its own and in no test.")
         lines += [f"{file.name}: {doubt}; the masks are counted." for doubt in file.doubts]
-    same = [note for note in notes if note.endswith(results.SAME_ATTEMPTS)]
+    same = [note for note in notes if note.endswith(runs.SAME_ATTEMPTS)]
     if len(same) > 1:
         folders = ", ".join(Path(note.split(": ")[0].rpartition(", ")[0]).name for note in same)
         lines.append(f"{len(same)} runs repeat a seed of their row with the same attempts and are left out: {folders}.")
@@ -365,27 +365,25 @@ def reliability(
 
 def _weak_points(column: Column) -> list[str]:
     entries, lines = column.entries, []
-    if missing := [title for name, title in results.TITLES.items() if name not in entries]:
+    if missing := [title for name, title in runs.TITLES.items() if name not in entries]:
         lines.append(f"no run of {', '.join(missing)}; the rows are empty.")
-    few = [n for n, e in entries.items() if n in results.NEEDS_SEEDS and len(e.seeds) < results.SEEDS_WANTED]
+    few = [n for n, e in entries.items() if n in runs.NEEDS_SEEDS and len(e.seeds) < runs.SEEDS_WANTED]
     if few:
-        words = ", ".join(f"{results.TITLES[name]} ({len(entries[name].seeds)})" for name in few)
-        lines.append(
-            f"fewer than {results.SEEDS_WANTED} seeds of {words}: how much a new seed would change is not known."
-        )
+        words = ", ".join(f"{runs.TITLES[name]} ({len(entries[name].seeds)})" for name in few)
+        lines.append(f"fewer than {runs.SEEDS_WANTED} seeds of {words}: how much a new seed would change is not known.")
     if agent := entries.get(AGENT):
         shared: dict[str, list[str]] = {}
         for name, entry in entries.items():
             if entry.seeds != agent.seeds:
                 both = ", ".join(str(seed) for seed in agent.seeds if seed in entry.seeds)
                 words = f"over the seeds that both have ({both})" if both else "not at all, for want of a common seed"
-                shared.setdefault(words, []).append(results.TITLES[name])
+                shared.setdefault(words, []).append(runs.TITLES[name])
         lines += [f"compared with the agent {words}: {', '.join(names)}." for words, names in shared.items()]
-    runs = [run for entry in entries.values() for run in entry.runs.values()]
+    all_runs = [run for entry in entries.values() for run in entry.runs.values()]
     for words, values in {
-        "commits": {run.config.get("commit") for run in runs},
-        "sandbox levels": {run.config.get("sandbox") for run in runs},
-        "Python versions": {run.config.get("versions", {}).get("python") for run in runs},
+        "commits": {run.config.get("commit") for run in all_runs},
+        "sandbox levels": {run.config.get("sandbox") for run in all_runs},
+        "Python versions": {run.config.get("versions", {}).get("python") for run in all_runs},
     }.items():
         if len(values) > 1:
             lines.append(f"its runs come from {len(values)} {words}: {', '.join(sorted(map(str, values)))}.")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist, fmean
 from typing import Any
 
-from .runs import well_formed
+from ..runs import well_formed
 
 Row = Mapping[str, Any]
 COLUMNS = ("prompt_id", "passed_testcases", "pass_at_1", "pass_at_1_mean", "generated_code")

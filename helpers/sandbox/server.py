@@ -1,8 +1,8 @@
 """One worker of the sandbox: a small clean process that forks one child per program.
 
-Started as a plain script by ``sandbox.py`` (``python -s -S -B _sandbox_server.py CONFIG``), never imported by it.
+Started as a plain script by ``pool.py`` (``python -s -S -B server.py CONFIG``), never imported by it.
 Three processes: a *keeper* that only waits, removes the scratch folder and dies with the client; its child, the
-*server*, which loads what programs usually import, gives up every right it can (``_sandbox_layers``) and then serves;
+*server*, which loads what programs usually import, gives up every right it can (``layers.py``) and then serves;
 and one *child* per program. The child executes the parts of a program and evaluates the calls of its asserts; it is
 given no expected value, and its report is a few lines of JSON in memory shared with the server. What the child
 writes there is not trusted: the client bounds and checks it.
@@ -69,10 +69,12 @@ import random
 os.register_at_fork = _register
 
 sys.path.append(_HERE)
-from _sandbox_values import _NAME, _STR, PRISTINE, VALUE_CHARS, Found, TooLarge, decode_all, encode, encode_all
+from values import _NAME, _STR, PRISTINE, VALUE_CHARS, Found, TooLarge, decode_all, encode, encode_all
 
-layers: types.ModuleType | None = __import__("_sandbox_layers") if sys.platform == "linux" else None
+layers: types.ModuleType | None = __import__("layers") if sys.platform == "linux" else None
 sys.path.remove(_HERE)
+for _name in ("values", "layers"):  # nor find them
+    sys.modules.pop(_name, None)
 
 # Wait status, whether killed at a limit, whether the scratch folder is clean, phases ended, CPU and wall seconds; then the report.
 REPLY = struct.Struct("<iBBIdd")

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .models import Completion, ModelError, Request
+from .contract import Completion, ModelError, Request
 
 PREFIX = "ray:"
 STARTUP_SECONDS = 1800  # for a replica to load its model or to answer; longer means that it waits for room
@@ -65,7 +65,7 @@ class _Replica:
     def __init__(self, name: str, dtype: str, device: str, batch_size: int, threads: int) -> None:
         import torch
 
-        from .models import load_model
+        from .loading import load_model
 
         if not torch.cuda.is_available():
             torch.set_num_threads(threads)

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from . import assets
+from .. import assets
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors

@@ -1,7 +1,7 @@
 """Asserts as questions to a program, and the program's answers judged without trusting them.
 
 ``assert call == literal`` is split: the child evaluates the call, ``equal`` compares its encoded value here. Encoded
-values are JSON as ``_sandbox_server.encode`` writes it, or whatever a hostile program wrote instead: no function does
+values are JSON as ``values.encode`` writes it, or whatever a hostile program wrote instead: no function does
 more work on them than the size of the report (bounded by the server) or of the expected literal allows.
 """
 
@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ._sandbox_values import ITERATOR_ITEMS, scalar
+from .values import ITERATOR_ITEMS, scalar
 
 MESSAGE_CHARS = 200
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from .models import Completion, Request, TextGenerator
-from .runs import RunError, logger, user_path
+from ..runs import RunError, logger, user_path
+from .contract import Completion, Request, TextGenerator
 
 _FORMAT = 1
 _CHECK_EVERY = 500  # writes between two looks at the size of the folder

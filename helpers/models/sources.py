@@ -1,0 +1,166 @@
+"""Where a name leads: alias, folder or hub; weights, tokenizer and chat template; what to say when it is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..assets import no_progress_bars, smollm2
+from ..runs import user_path
+from .contract import ModelError
+
+ALIASES = ("smollm2-135m",)
+_TEMPLATE_DAY = datetime(2024, 7, 26)  # chat templates print the date, Llama's this one for want of another
+# Prompts must not age. Templates are given plain values only, so what replaces the clock is written in their language.
+_STOPPED_CLOCK = "".join(
+    [
+        "{% macro strftime_now(format) %}{{ format",
+        *(f"|replace('%{code}','{_TEMPLATE_DAY:%{code}}')" for code in [*"aAbBdFHIjmMpSTyY", "-d", "-m"]),
+        "}}{% endmacro %}\n",
+    ]
+)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_readable(name: str) -> None:
+    """Raise ModelError if the configuration of a model cannot be read: unknown, gated, private, or out of reach."""
+    _small_part(name, "AutoConfig")
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model: an alias, a folder or a hub id. ModelError if there is none."""
+    return _small_part(name, "AutoTokenizer")
+
+
+def _small_part(name: str, kind: str) -> Any:
+    """What is not weights: ``kind`` is the class of transformers that reads it."""
+    import transformers
+
+    source, is_folder = find(name)
+    try:
+        revision, local = (None, True) if is_folder else _resolve(source, None)
+        return getattr(transformers, kind).from_pretrained(source, revision=revision, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise _explained(name, error) from error
+
+
+def render_chat(tokenizer: Any, messages: tuple[tuple[str, str], ...], name: str) -> str:
+    """The text of a chat by the model's own template, up to where the reply begins."""
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name} has no chat template: give the prompt as plain text.")
+    chat = [{"role": role, "content": content} for role, content in messages]
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = _STOPPED_CLOCK + template
+    settings = {"tokenize": False, "add_generation_prompt": True, "date_string": f"{_TEMPLATE_DAY:%d %b %Y}"}
+    return str(tokenizer.apply_chat_template(chat, chat_template=template, **settings))
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the hardware computes in bfloat16; a CPU that does not emulates it, which is slower than float32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(value is True for name, value in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+
+
+def find(name: str) -> tuple[str, bool]:
+    """What to hand to from_pretrained, and whether that is a folder."""
+    if name in ALIASES:
+        return str(smollm2()), True
+    if user_path(name).is_dir():
+        return str(user_path(name).resolve()), True
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return name, False
+    raise ModelError(
+        f"No model {name!r}: give an alias ({', '.join(ALIASES)}), an existing folder with a saved model, "
+        "or a hub id of the form owner/name."
+    )
+
+
+def folder_digest(folder: Path) -> str:
+    """Content hash of the files that decide what a saved model says, so that a copied folder is the same model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}:
+            digest.update(path.name.encode() + b"\0")
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def load_weights(
+    name: str, source: str, is_folder: bool, dtype: str, device: str, revision: str | None
+) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from ..packing import pack_linears
+
+    try:
+        local = is_folder
+        if not is_folder:
+            revision, local = _resolve(source, revision)
+        where = {"revision": revision, "local_files_only": local}
+        with no_progress_bars():
+            config = AutoConfig.from_pretrained(source, **where)
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+            auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            model: Any = auto.from_pretrained(source, dtype=getattr(torch, dtype), **where)
+    except (OSError, ValueError) as error:
+        raise _explained(name, error) from error
+    model = model.to(torch.device(device)).eval()
+    if device == "cpu":
+        pack_linears(model)
+    return model, tokenizer
+
+
+def _resolve(source: str, revision: str | None) -> tuple[str | None, bool]:
+    """The commit that ``revision`` is on the hub now, or (revision, True) to use the local copy if the hub is silent.
+
+    One question first, because each download retries for 20 s before it gives up on a hub that cannot be reached.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        return HfApi().model_info(source, revision=revision, timeout=10).sha, False
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except Exception:  # no network, offline mode, a hub in trouble: whatever it is, a local copy may still do
+        return revision, True
+
+
+def _explained(name: str, error: BaseException) -> ModelError:
+    """The reason behind a failed from_pretrained, which wraps the hub's own exceptions in OSError."""
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    if caused_by(errors.GatedRepoError):
+        return ModelError(
+            f"{name} is a gated model: accept its licence on https://huggingface.co/{name}, then set HF_TOKEN or run "
+            "`hf auth login`."
+        )
+    if caused_by(errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        return ModelError(
+            f"The hub has no model {name} at that revision, or it is private: check the spelling of owner/name, or "
+            "set HF_TOKEN to a token that may read it."
+        )
+    if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError):
+        return ModelError(
+            f"{name} is not on this machine and the hub cannot be reached: download it where there is network and set "
+            "HF_HUB_OFFLINE=1 here, or pass a folder with a saved model, or use the laptop profile's smollm2-135m."
+        )
+    return ModelError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}")
