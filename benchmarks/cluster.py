@@ -6,18 +6,17 @@ Nothing here ran on a cluster. Measured are the tokens of every attempt and rewr
 runs (by default ``results/laptop``), scaled to the mean length of MBPP's reference solutions, and how many programs
 timed out there; in this process, the seconds of each reference program in the sandbox, of an embedding and of a PPO
 update. Calculated are the seconds of a decode step: bytes over bandwidth, for the published models on an A100 of 80 GB,
-divided by ``--reached``, the share of the bandwidth that decoding reaches, an assumption until ``results/gpu`` has a
-measured one. Of the published table: how many problems are solved after 1 and after 10 attempts, a power law between.
+divided by ``--reached``, the share of the bandwidth that decoding reaches, an assumption until ``benchmarks/gpu.py`` has
+measured it. Of the published table: how many problems are solved after 1 and after 10 attempts, a power law between.
 The simulation (SimPy) plays what helpers/cluster.py does: every vector step splits its rewrites, then its generations,
 into chunks for the replicas, while finished programs go to the sandbox; then the learner embeds and chooses. N replicas
 are N of the code model and N of the rewriter, each on a card of its own; in the hours of the table a task has one card
-for both. ``--calculation`` prints the hours alone.
+for both. Prints tables; all goes to ``--output``, the curves to ``--figure``. ``--calculation`` prints the hours alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import time
@@ -33,7 +32,6 @@ from ppo_codet5.helpers.sandbox import Program, Sandbox
 
 from ppo_codet5.core import PPOAgent
 
-ROOT = Path(__file__).resolve().parent.parent
 # Mean tokens (SmolLM2's tokenizer) of the 974 reference solutions of MBPP, at most 256 each; of text with its asserts.
 MBPP_CODE_TOKENS, MBPP_PROMPT_TOKENS = 66.3, 115.5
 A100_BYTES, A100_FLOPS = 2.039e12, 312e12  # a second; NVIDIA's data sheet of the 80 GB SXM module, bfloat16
@@ -89,7 +87,7 @@ def measured_here():
             began = time.perf_counter()
             sandbox.run([program])
             sandbox_seconds.append(time.perf_counter() - began)
-    from ppo_codet5.helpers.language import Embedder
+    from ppo_codet5.helpers.embedding import Embedder
 
     embedder = Embedder()
     embedder.encode(["warm up"])
@@ -220,13 +218,9 @@ def hours(here, measured, options):
 
 
 def draw_figure(curves, path):
-    import matplotlib
+    from ppo_codet5.helpers.figures import COLOURS
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from ppo_codet5.helpers.results.figures import COLOURS
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, axes = _common.panels(2 * ["replicas of each of the two models (one A100 each, simulated)"], width=5.5)
     for (name, rows), colour, marker in zip(curves.items(), COLOURS, "osD^", strict=False):
         x = [row["replicas"] for row in rows]
         first = rows[0]["attempts_per_second"]
@@ -234,21 +228,18 @@ def draw_figure(curves, path):
         axes[0].plot(x, [row["attempts_per_second"] for row in rows], marker=marker, color=colour, label=name)
         axes[1].plot(x, share, marker=marker, color=colour, label=name)
     for axis in axes:
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(REPLICAS, [str(n) if n != 80 else "" for n in REPLICAS])
-        axis.minorticks_off()
-        axis.set_xlabel("replicas of each of the two models (one A100 each, simulated)")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        _common.ticks(axis, REPLICAS, [str(n) if n != 80 else "" for n in REPLICAS])
     axes[0].set(ylabel="attempts per second", yscale="log")
     axes[1].set(ylabel="efficiency (% of the first replica's share)", ylim=(0, 105))
     axes[1].legend(fontsize=8)
-    figure.savefig(path, dpi=130)
+    _common.save_figure(figure, path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attempts", default=str(ROOT / "results" / "laptop"), help="folder of run directories")
+    parser.add_argument(
+        "--attempts", default=str(_common.ROOT / "results" / "laptop"), help="folder of run directories"
+    )
     parser.add_argument("--reached", type=float, default=0.5, help="share of bandwidth and matrix rate (assumed)")
     parser.add_argument("--workers", type=int, default=16, help="sandbox workers beside the learner")
     parser.add_argument("--code", default="CodeLlama 7B", choices=list(SOLVED))
@@ -296,7 +287,7 @@ def main():
         about = {"code": options.code, "reached": options.reached, "workers": options.workers, "seconds": means}
         about |= {"attempts": len(measured[0]), "mean_tokens": tokens.tolist(), "timeouts": measured[1]}
         about |= {"start_seconds": START_SECONDS, "load_bytes": LOAD_BYTES, "machine": _common.machine()}
-        options.output.write_text(json.dumps({"about": about, "hours": expected, "curves": curves}, indent=1) + "\n")
+        _common.write(options.output, {"about": about, "hours": expected, "curves": curves})
     if options.figure:
         draw_figure(curves, options.figure)
 

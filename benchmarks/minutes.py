@@ -18,7 +18,6 @@ from pathlib import Path
 
 import _common
 
-ROOT = Path(__file__).resolve().parent.parent
 INSTALL = "make assets .venv/bin/.requirements-dev"
 
 
@@ -39,7 +38,7 @@ def machine():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commands", nargs="+", help='shell commands, run in the clone: "make demo"')
     parser.add_argument("--output", type=Path, required=True, help="JSON file to add the figures to")
     parser.add_argument("--clone", type=Path, help="folder for the clone; kept, and gone on with if it is there")
@@ -47,7 +46,7 @@ def main():
     folder = arguments.clone or Path(tempfile.mkdtemp(prefix="ppo-codet5-"))
     try:
         if not (folder / "Makefile").exists():
-            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+            subprocess.run(["git", "clone", "--quiet", str(_common.ROOT), str(folder)], check=True)
         for command in (INSTALL, *arguments.commands):
             shutil.rmtree(folder / "cache" / "generations", ignore_errors=True)
             shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -55,7 +54,7 @@ def main():
             record = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else {}
             record = {"machine": machine(), "commands": record.get("commands", {})}
             record["commands"][command] = {"seconds": taken}
-            arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            _common.write(arguments.output, record)
             print(f"{command}: {taken / 60:.1f} minutes", flush=True)
     finally:
         if arguments.clone is None:

@@ -21,14 +21,14 @@ The floor is the least time that the same work could take: FLOPs over the fastes
 fastest memory bandwidth, both measured in the same process; whichever takes longer. Prompt tokens count once per
 call where prompts start alike. Bytes are the weights once per forward pass, and the keys and values that each
 generated token reads.
+
+Prints tables; ``--output`` gets all of it after every loop. README.md shows that of ``results/speed/rollout.json``.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -186,9 +186,6 @@ class OneByOne:
 
 # The floor
 
-SQUARE = 2048  # rows and columns of the matrices whose product is timed
-COPIED = 2**26  # float32 values that are copied and read, far more than the caches hold
-
 
 class Recorder:
     """Keeps what a generator is asked and answers, so that the least work for it can be counted."""
@@ -206,12 +203,11 @@ class Recorder:
     def work(self, calls, forward_calls):
         """FLOPs and bytes that ``calls`` need at least, in ``forward_calls`` passes of the model; and their tokens."""
         config, linears = self.generator.model.config, list(linear_layers(self.generator.model))
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = self.generator.model.get_output_embeddings()
         body = sum(layer.weight.numel() for layer in linears if layer is not heads)
-        attention = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim  # FLOPs per token seen
-        width = self.generator.model.dtype.itemsize
-        kv = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * width  # bytes per token seen
+        cached, width = _common.cached_values(config), self.generator.model.dtype.itemsize
+        kv = cached * width  # bytes per token seen
+        attention = 2 * cached * config.num_attention_heads // config.num_key_value_heads  # FLOPs per token seen
         new_prompt = written = seen = read = 0
         for requests, completions in calls:
             before = []
@@ -240,22 +236,9 @@ def linear_layers(model):
     return (layer for layer in model.modules() if type(layer).__name__ in ("Linear", "PackedLinear"))
 
 
-def best_seconds(work, rounds):
-    """Wall seconds of the fastest of ``rounds`` calls, after one that does not count."""
-    times = []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
-
-
-def machine_rates(model, rows, rounds=5):
-    """Matrix rates (FLOP/s) in the model's dtype, and memory bandwidth (bytes/s), of this machine now.
-
-    The model's own linear layers, one after the other, for a decode step of ``rows`` rows and for 1024 rows; a product
-    of two square matrices; a copy (read and written bytes) and a sum (read bytes) of 256 MB.
-    """
+def layer_rates(model, rows, rounds=5):
+    """Matrix rates (FLOP/s) of the model's own linear layers, one after the other, on this machine now: for a decode step
+    of ``rows`` rows and for 1024 rows."""
     import torch
 
     result, head = {}, model.get_output_embeddings()
@@ -268,26 +251,20 @@ def machine_rates(model, rows, rounds=5):
                 for layer in layers:
                     layer(inputs[layer.weight.shape[1]])
 
-            seconds = best_seconds(run, rounds)
+            seconds = _common.best_seconds(run, rounds)
             result[f"{label}_seconds"] = seconds
             result[f"{label}_flops_per_second"] = 2 * count * sum(layer.weight.numel() for layer in layers) / seconds
-        square = torch.randn(SQUARE, SQUARE, dtype=model.dtype)
-        result["square_flops_per_second"] = 2 * SQUARE**3 / best_seconds(lambda: square @ square, rounds)
-        source = torch.ones(COPIED)
-        target = torch.empty_like(source)
-        size = source.numel() * source.itemsize
-        result["copy_bytes_per_second"] = 2 * size / best_seconds(lambda: target.copy_(source), rounds)
-        result["read_bytes_per_second"] = size / best_seconds(source.sum, rounds)
     return result
 
 
 def floor(recorder, calls, result, rows):
     """The floor for ``calls``, and how far above it the time in the model and the whole run of ``result`` are."""
-    rates, stats = machine_rates(recorder.generator.model, rows), result["generator"]
+    model, stats = recorder.generator.model, result["generator"]
+    rates = {**layer_rates(model, rows), **_common.machine_rates(model.dtype)}
     work = recorder.work(calls, stats["forward_calls"])
     assert work["written_tokens"] == stats["completion_tokens"], "the recorder has missed calls of the generator"
-    compute = work["flops"] / fastest(rates, "flops")
-    memory = work["bytes"] / fastest(rates, "bytes")
+    compute = work["flops"] / _common.fastest(rates, "flops")
+    memory = work["bytes"] / _common.fastest(rates, "bytes")
     least = max(compute, memory)
     return {
         **work,
@@ -298,11 +275,6 @@ def floor(recorder, calls, result, rows):
         "forward_above_floor": stats["forward_seconds"] / least,
         "run_above_floor": result["seconds"] / least,
     }
-
-
-def fastest(rates, unit):
-    """The highest rate in ``unit`` per second."""
-    return max(value for name, value in rates.items() if name.endswith(f"{unit}_per_second"))
 
 
 # What a child process runs
@@ -498,17 +470,9 @@ def mutation(parts, config, count):
 
 def run_child(loop, options):
     """The record of one loop from a process of its own, or {"error": ...}."""
-    environment = dict(os.environ)
-    if options["threads"]:
-        environment |= {"OMP_NUM_THREADS": str(options["threads"])}
-    job = json.dumps({"loop": asdict(loop), "options": options})
-    child = subprocess.run([sys.executable, __file__, "--child", job], capture_output=True, text=True, env=environment)
-    try:
-        return {**asdict(loop), **json.loads(child.stdout.splitlines()[-1])}
-    except (IndexError, ValueError):
-        last = next(iter(child.stderr.strip().splitlines()[-1:]), "no message")
-        print(child.stderr, file=sys.stderr)
-        return {**asdict(loop), "error": f"exit status {child.returncode}: {last}"}
+    environment = {"OMP_NUM_THREADS": str(options["threads"])} if options["threads"] else {}
+    job = {"loop": asdict(loop), "options": options}
+    return {**asdict(loop), **_common.in_child(__file__, job, **environment)}
 
 
 def without_programs(result):
@@ -648,7 +612,7 @@ def show(results, compared, found):
     )
     for result in results:
         if bound := result.get("floor"):
-            rate, width = fastest(bound, "flops") / 1e9, fastest(bound, "bytes") / 1e9
+            rate, width = _common.fastest(bound, "flops") / 1e9, _common.fastest(bound, "bytes") / 1e9
             line = f"{result['name']:26}{rate:9.0f}{width:7.1f}{bound['compute_seconds']:11.2f}{bound['memory_seconds']:10.2f}"
             print(f"{line}{bound['forward_above_floor']:14.1f}x{bound['run_above_floor']:10.1f}x")
     for result in results:
@@ -679,12 +643,7 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="threads of each loop, 0 for as many as there are cores")
     parser.add_argument("--sizes", type=json.loads, default={}, help="JSON of sizes to change, such as many and few")
     parser.add_argument("--config", type=json.loads, default={}, help="JSON of parameters to change, for all loops")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        loop, options = Loop(**arguments.child["loop"]), arguments.child["options"]
-        print(json.dumps((training if loop.kind == "training" else rollout)(loop, options)))
-        return
     size = {**SIZES["quick" if arguments.quick else "full"], **arguments.sizes}
     options = {
         "config": arguments.config,
@@ -722,5 +681,11 @@ def main():
         sys.exit(1)
 
 
+def work(loop, options):
+    """What the child does: one loop, given as a dict."""
+    loop = Loop(**loop)
+    return (training if loop.kind == "training" else rollout)(loop, options)
+
+
 if __name__ == "__main__":
-    main()
+    _common.start(main, work)

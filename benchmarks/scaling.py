@@ -5,7 +5,8 @@
 The batched loop of ``rollout.py``: laptop settings, generation cache off, random actions, each point in a process of
 its own. Against the environments, the queue holds ``--per-env`` episodes for each of them, and ``--least`` at least;
 against the queue, ``--num-envs`` problems are stepped at once. A queue always ends with a batch that runs empty, which
-weighs less the longer it is. Cost per step should stay flat or fall along both.
+weighs less the longer it is. Cost per step should stay flat or fall along both. Prints a table for each, and writes all
+points to ``--output`` and the curves to ``--figure``.
 """
 
 import argparse
@@ -34,13 +35,8 @@ def flat_or_falling(costs):
 
 def draw(series, path, title):
     """Steps per second and milliseconds per step, against environments and against queue length."""
-    import matplotlib
+    from ppo_codet5.helpers.figures import COLOURS
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from ppo_codet5.helpers.results.figures import COLOURS
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     at_once = ", ".join(sorted({str(row["environments"]) for row in series["queue"]}))
     environments, queue = "problems stepped at once", f"problems in the queue ({at_once} stepped at once)"
     panels = [
@@ -48,18 +44,14 @@ def draw(series, path, title):
         ("environments", "environments", "ms_per_step", environments, "cost of a step (ms)"),
         ("queue", "episodes", "ms_per_step", queue, "cost of a step (ms)"),
     ]
-    for axis, (name, x, y, xlabel, ylabel), colour, marker in zip(axes, panels, COLOURS, "osD", strict=False):
+    figure, axes = _common.panels([xlabel for *_, xlabel, _ in panels])
+    for axis, (name, x, y, _, ylabel), colour, marker in zip(axes, panels, COLOURS, "osD", strict=False):
         rows = series[name]
         axis.plot([row[x] for row in rows], [row[y] for row in rows], marker=marker, color=colour)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks([row[x] for row in rows], [str(row[x]) for row in rows])
-        axis.minorticks_off()
-        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.1 * max((row[y] for row in rows), default=1)))
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        _common.ticks(axis, [row[x] for row in rows])
+        axis.set(ylabel=ylabel, ylim=(0, 1.1 * max((row[y] for row in rows), default=1)))
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=150, metadata={"Software": None} if str(path).endswith(".png") else None)
-    plt.close(figure)
+    _common.save_figure(figure, path)
 
 
 def main():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,12 +49,11 @@ def in_process(lexicon: Lexicon, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
     def run_child(loop, options):
         job = json.loads(json.dumps({"loop": asdict(loop), "options": options}))
-        run = rollout.training if loop.kind == "training" else rollout.rollout
-        return {**asdict(loop), **json.loads(json.dumps(run(rollout.Loop(**job["loop"]), job["options"])))}
+        return {**asdict(loop), **json.loads(json.dumps(rollout.work(**job)))}
 
     monkeypatch.setattr(core, "load_parts", load_parts)
-    monkeypatch.setattr(rollout, "SQUARE", 64)
-    monkeypatch.setattr(rollout, "COPIED", 4096)
+    rates = partial(_common.machine_rates, square=64, copied=4096)
+    monkeypatch.setattr(_common, "machine_rates", rates)
     for script in (rollout, scaling):
         monkeypatch.setattr(script, "run_child", run_child)
     yield
@@ -212,3 +213,13 @@ def test_flat_or_falling() -> None:
     assert scaling.flat_or_falling([100, 50, 54, 20])
     assert not scaling.flat_or_falling([100, 50, 56, 20])
     assert scaling.flat_or_falling([100]) and scaling.flat_or_falling([])
+
+
+SCRIPTS = sorted(path for path in Path(_common.__file__).parent.glob("*.py") if path.name[0] != "_")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_each_script_says_how_it_is_called(script: Path) -> None:
+    command = [sys.executable, str(script), "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert f"python benchmarks/{script.name}" in said and "usage:" in said
