@@ -234,3 +234,18 @@ def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
     named = re.findall(r"`((?:profiles|results|slurm|tests|tools|benchmarks|data)/[\w./-]+)`", text)
     for path in [*(page.parent / link for link in links), *(ROOT / name for name in named)]:
         assert path.exists(), path
+
+
+def test_the_map_shows_the_tree() -> None:
+    drawn = README.split("## Where things are\n\n```\n")[1].split("```")[0]
+    helpers = ROOT / "helpers"
+    assert sorted(re.findall(r"^  (\w+(?:/|\.py)) ", drawn, re.MULTILINE)) == sorted(
+        f"{path.name}/" if path.is_dir() else path.name for path in helpers.glob("[!_.]*")
+    )
+    models = " ".join(re.findall(r"^    (\w.*)", drawn, re.MULTILINE))
+    assert sorted(re.findall(r"\w+\.py", models)) == sorted(p.name for p in (helpers / "models").glob("[!_]*.py"))
+    for folder, words in re.findall(r"^(\w+)/(.*(?:\n {8}.*)*)", drawn, re.MULTILINE):
+        for name in re.findall(r"\w+\.py", words):
+            assert (ROOT / folder / name).exists(), f"{folder}/{name}"
+    for folder in re.findall(r"(?:^|(?<=/  ))(\w+)/", drawn, re.MULTILINE):
+        assert (ROOT / folder).is_dir(), folder
