@@ -38,7 +38,7 @@ lint: $(BIN)/.requirements-dev
 	$(BIN)/ruff format --check --exclude ppo_codet5/core.py --exclude docs .
 	$(BIN)/mypy
 	$(BIN)/python tools/sync_notebooks.py --check
-	$(BIN)/python tools/update_readme.py --check
+	$(BIN)/python tools/update_docs.py --check
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

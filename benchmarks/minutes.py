@@ -1,4 +1,4 @@
-"""How long the README's commands take in a fresh clone, for the table of minutes in README.md.
+"""How long the README's commands take in a fresh clone, for the table of minutes in docs/running.md.
 
     python benchmarks/minutes.py "make demo" "make demo-quick" --output results/speed/minutes.json
 

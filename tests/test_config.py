@@ -245,7 +245,7 @@ def test_no_value_gets_in_that_the_notebooks_would_refuse(name: str, value: Any)
         config.to_parameters()
 
 
-def test_the_table_in_the_readme_is_that_of_the_config() -> None:
-    assert Config().table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_in_the_docs_is_that_of_the_config() -> None:
+    assert Config().table() in (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     for name, (section, setting) in SETTINGS.items():
         assert f"| `{name}` | `{json.dumps(getattr(section, setting.name))}` |" in Config().table()

@@ -1,4 +1,4 @@
-"""The figures of README's tables, counted again from results/ without the code that wrote them."""
+"""README and docs: their figures, counted again from results/ without the code that wrote them, and what they point to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from tools import update_readme
+from tools import update_docs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,11 +32,13 @@ ROWS = {
     "Contextual bandit": "bandit",
 }
 ORACLE = "Oracle: the best attempt of the agent"
-CELL = re.compile(r"([\d.]+) \[([\d.]+), ([\d.]+)\], n = (\d+)(?: x (\d+) seeds)?†?")
+CELL = re.compile(r"(\*\*)?([\d.]+)(?:\*\*)? \[([\d.]+), ([\d.]+)\]")
+FILE_OF = {block: name for name, blocks in update_docs.BLOCKS.items() for block in blocks}
 
 
-def block(name: str, text: str = README) -> str:
-    begin, end = (mark.format(name) for mark in update_readme.MARKS)
+def block(name: str) -> str:
+    begin, end = (mark.format(name) for mark in update_docs.MARKS)
+    text = (ROOT / FILE_OF[name]).read_text(encoding="utf-8")
     return text.split(begin)[1].split(end)[0]
 
 
@@ -102,20 +104,36 @@ def bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 def test_every_cell_of_the_results_table(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
     header, rows = table(block("results"))
-    assert [row[0] for row in rows] == [*ROWS, ORACLE] and len(header) == 5
+    said = re.search(r"n = (\d+) held-out problems x (\d+) seeds", block("results")).groups()  # type: ignore[union-attr]
+    assert [row[0].removesuffix(" †") for row in rows] == [*ROWS, ORACLE] and len(header) == 5
+    assert [row[0] for row in rows if row[0].endswith("†")] == ["EPiC †", "Reflexion †"]
     for row in rows:
+        row[0] = row[0].removesuffix(" †")
         for title, cell in zip(header[1:], row[1:], strict=True):
-            form = re.search(r"\((.*)\)", title).group(1)  # type: ignore[union-attr]
+            form = title.split(":")[0]
             soft = outcomes[form, row[0]]
             values = soft if title.endswith("SoftPass@1") else (soft == 1).astype(float)
-            mean, low, high, n, seeds = CELL.fullmatch(cell).groups()  # type: ignore[union-attr]
+            _, mean, low, high = CELL.fullmatch(cell).groups()  # type: ignore[union-attr]
             assert float(mean) == pytest.approx(100 * values.mean(), abs=0.0501), (title, row[0])
-            assert (int(n), int(seeds or 1)) == (values.shape[1], values.shape[0])
+            assert tuple(map(int, said)) == (values.shape[1], values.shape[0])
             if values.shape[0] == 1 and values is not soft:
                 bounds, slack = proportion_confint(values.sum(), values.size, method="wilson"), 0.0501
             else:
                 bounds, slack = bootstrap(values), 1.3
             assert (float(low), float(high)) == pytest.approx([100 * b for b in bounds], abs=slack), (title, row[0])
+
+
+def test_the_best_of_each_column_is_bold(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
+    header, rows = table(block("results"))
+    for column, title in enumerate(header[1:], 1):
+        form, measure = title.split(": ")
+        means = {
+            row: (values if measure == "SoftPass@1" else values == 1).mean()
+            for (f, row), values in outcomes.items()
+            if f == form and row != ORACLE
+        }
+        bold = [row[0].removesuffix(" †") for row in rows if row[column].startswith("**")]
+        assert bold == [row for row in ROWS if means[row] == pytest.approx(max(means.values()), abs=1e-9)]
 
 
 def test_learned_and_random_rows_have_three_seeds_over_all_problems(
@@ -128,12 +146,14 @@ def test_learned_and_random_rows_have_three_seeds_over_all_problems(
 
 
 def test_the_verdicts_name_the_best_control_and_the_difference(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
-    lines = [line for line in block("results").splitlines() if line.startswith("- ")]
-    assert len(lines) == 2
+    *_, paragraph = block("results").strip().splitlines()
+    lines = re.findall(r"In (?:completion|chat) form .*?\.(?= In |$)", paragraph)
+    assert " ".join(lines) == paragraph and len(lines) == 2
     for form, line in zip(("completion", "chat"), lines, strict=True):
         equal = ("random", "resampling", "fixed_action", "schedule", "bandit")
         controls = {row: outcomes[form, row] for row, key in ROWS.items() if key in equal}
         means = {row: (values == 1).mean() for row, values in controls.items()}
+        assert line.startswith(f"In {form} form ")
         (name,) = (row for row in controls if row.lower() in line.lower())
         assert means[name] == pytest.approx(max(means.values()))
         agent, control = (outcomes[form, row] == 1 for row in ("RL Agent (PPO)", name))
@@ -176,8 +196,56 @@ def test_the_minutes_are_those_that_were_measured() -> None:
     }
 
 
+def test_the_minutes_in_readme_are_those_of_the_table() -> None:
+    _, rows = table(block("minutes"))
+    taken = {row[0].strip("`"): row[-1] for row in rows}
+    install, demo, test = re.search(
+        r"install (\d+), then `make demo` (\d+), `make test` (\d+)\.", block("in short")
+    ).groups()  # type: ignore[union-attr]
+    assert install == taken["make assets .venv/bin/.requirements-dev"]
+    assert (demo, test) == (taken["make demo"], taken["make test"])
+
+
 def test_the_blocks_are_what_the_tool_writes() -> None:
-    for name, blocks in update_readme.BLOCKS.items():
-        text = (ROOT / name).read_text(encoding="utf-8")
+    for blocks in update_docs.BLOCKS.values():
         for title, write in blocks.items():
-            assert block(title, text) == write()
+            assert block(title) == write()
+
+
+def test_a_caption_for_all_rows_needs_rows_that_agree() -> None:
+    assert update_docs.same("budgets", iter([4, 4])) == 4
+    with pytest.raises(SystemExit, match="budgets differ"):
+        update_docs.same("budgets", [4, 4, 10])
+
+
+def test_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.splitlines()) <= 150
+    assert set(re.findall(r"^- \[(docs/\w+\.md)\]\(\1\): ", README, re.MULTILINE)) == {
+        f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")
+    }
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    named = re.findall(r"`((?:profiles|results|slurm|tests|tools|benchmarks|data)/[\w./-]+)`", text)
+    for path in [*(page.parent / link for link in links), *(ROOT / name for name in named)]:
+        assert path.exists(), path
+
+
+def test_the_map_shows_the_tree() -> None:
+    drawn = README.split("## Where things are\n\n```\n")[1].split("```")[0]
+    helpers = ROOT / "helpers"
+    assert sorted(re.findall(r"^  (\w+(?:/|\.py)) ", drawn, re.MULTILINE)) == sorted(
+        f"{path.name}/" if path.is_dir() else path.name for path in helpers.glob("[!_.]*")
+    )
+    models = " ".join(re.findall(r"^    (\w.*)", drawn, re.MULTILINE))
+    assert sorted(re.findall(r"\w+\.py", models)) == sorted(p.name for p in (helpers / "models").glob("[!_]*.py"))
+    for folder, words in re.findall(r"^(\w+)/(.*(?:\n {8}.*)*)", drawn, re.MULTILINE):
+        for name in re.findall(r"\w+\.py", words):
+            assert (ROOT / folder / name).exists(), f"{folder}/{name}"
+    for folder in re.findall(r"(?:^|(?<=/  ))(\w+)/", drawn, re.MULTILINE):
+        assert (ROOT / folder).is_dir(), folder

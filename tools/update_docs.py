@@ -1,16 +1,18 @@
-"""Write the tables of README.md from results/ and from the code; ``--check`` exits 1 if they are out of date.
+"""Write the marked blocks of README.md and docs/ from results/ and the code; ``--check`` exits 1 if one is out of date.
 
 python -m ppo_codet5.reproduce --profile laptop -p eval_limit=null -p selection_limit=null -p max_episodes=240 \
     --seeds 0 1 2 --keep results/laptop
 python benchmarks/rollout.py --output results/speed/rollout.json
-python tools/update_readme.py
+python tools/update_docs.py
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, in a checkout that is not installed
@@ -21,31 +23,59 @@ from ppo_codet5.helpers.results import statistics, tables  # noqa: E402
 
 from ppo_codet5.config import Config  # noqa: E402
 
-MARKS = ("<!-- {}: written by tools/update_readme.py -->\n", "\n<!-- end of {} -->")
+MARKS = ("<!-- {}: written by tools/update_docs.py -->\n", "\n<!-- end of {} -->")
 DRAWS = {"seed": 0, "resamples": 10000}
+
+
+def same(what: str, values: Iterable[Any]) -> Any:
+    """The value that all of them have: a caption says it once for the whole table."""
+    first, *others = values
+    if any(other != first for other in others):
+        raise SystemExit(f"results/laptop: {what} differ ({[first, *others]}), and README's caption gives one for all")
+    return first
 
 
 def results() -> str:
     """The table of the committed laptop runs, what was run, and whether the agent beat the controls."""
     columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "laptop"))[0])
-    table = tables.score_table(tables.scores(columns, [], **DRAWS), columns, with_published=False)
-    table.notes = []
-    shown = columns[0].reference
-    agent = columns[0].entries[runs.AGENT]
-    s = shown.settings
-    found = tables.comparisons(columns, **DRAWS)
-    adjusted = statistics.holm([c.p for c in found])
+    found = tables.scores(columns, [], **DRAWS)
+    compared = tables.comparisons(columns, **DRAWS)
+    adjusted = statistics.holm([c.p for c in compared])
+    s = {
+        key: same(key, (column.reference.settings[key] for column in columns))
+        for key in ("code_model", "rewriter_model", "problems", "visible_tests", "max_steps", "max_episodes")
+    }
+    rows = [entry for column in columns for entry in column.entries.values()]
+    n, seeds = same("problems and seeds of the rows", ((len(row.task_ids), row.seeds) for row in rows))
     return "\n".join(
         [
-            f"{s['code_model']} writes and rewrites, asked in two forms; {len(s['task_ids'])} held-out {s['problems']} problems, "
-            f"{s['visible_tests']} assert visible, at most {s['max_steps']} generations a problem; the agent learned from "
-            f"{s['max_episodes']} training episodes. Per cent, with 95 % intervals; seeds {', '.join(map(str, agent.seeds))}:",
+            f"{same('models', (s['code_model'], s['rewriter_model']))} writes and rewrites, asked in {len(columns)} forms; "
+            f"{s['problems']} problems, {s['visible_tests']} assert visible, at most {s['max_steps']} generations a problem; "
+            f"the agent learned from {s['max_episodes']} training episodes. Per cent with 95 % intervals; n = {n} held-out "
+            f"problems x {len(seeds)} seeds ({', '.join(map(str, seeds))}) in every cell. Bold: the best of a column, the "
+            f"oracle left out.",
             "",
-            table.markdown().strip(),
+            score_table(columns, found).markdown().strip(),
             "",
-            *(verdict(column, list(zip(found, adjusted, strict=True))) for column in columns),
+            " ".join(verdict(column, list(zip(compared, adjusted, strict=True))) for column in columns),
         ]
     )
+
+
+def score_table(columns: list[runs.Column], found: tables.Scores) -> tables.Table:
+    """Every row of every column without its n, which the caption gives; † marks rows with settings of their own."""
+    header, rows = ["Strategy"], {}
+    for column in columns:
+        cells = found[column.title]
+        own = [runs.TITLES[name] for name in column.entries if name in runs.OWN_SETTINGS]
+        for index, measure in enumerate(tables.MEASURES):
+            header.append(f"{column.reference.settings['prompt_form']}: {measure}")
+            best = max(round(100 * pair[index].value, 1) for title, pair in cells.items() if title != tables.ORACLE)
+            for title, pair in cells.items():
+                mean, low, high = (f"{100 * x:.1f}" for x in (pair[index].value, *pair[index].interval))
+                mean = f"**{mean}**" if float(mean) == best and title != tables.ORACLE else mean
+                rows.setdefault(f"{title} †" if title in own else title, {})[header[-1]] = f"{mean} [{low}, {high}]"
+    return tables.Table(header, [[name, *(row.get(h, "-") for h in header[1:])] for name, row in rows.items()])
 
 
 def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]]) -> str:
@@ -58,11 +88,14 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]]) -
     c, p = next(pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best.strategy))
     gap, low, high = (100 * x for x in (c.difference, *c.interval))
     place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
-    shown = low > 0 and p <= 0.05
-    claim = "it is above by more than chance" if shown else "**no gain over the controls is shown**"
+    clear = p <= 0.05 and not low <= 0 <= high
+    claim = "**no gain over the controls is shown**" if gap <= 0 or not clear else "it is above by more than chance"
+    if gap < 0 and clear:
+        claim += ", and it is below by more than chance"
+    title = runs.TITLES[best.strategy]
     return (
-        f"- {column.parts[0]}: the agent is {place} the best control of equal budget, "
-        f"{runs.TITLES[best.strategy][0].lower()}{runs.TITLES[best.strategy][1:]} (difference {gap:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}): {claim}."
+        f"In {column.reference.settings['prompt_form']} form the agent is {place} the best control of equal budget, "
+        f"{title[0].lower()}{title[1:]} (difference {gap:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}): {claim}."
     )
 
 
@@ -117,6 +150,14 @@ def minutes() -> str:
     return "\n".join(lines)
 
 
+def in_short() -> str:
+    """The two commands of README, from the table of minutes."""
+    record = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text(encoding="utf-8"))
+    names = ("make assets .venv/bin/.requirements-dev", "make demo", "make test")
+    install, demo, test = (format(record["commands"][name]["seconds"] / 60, ".0f") for name in names)
+    return f"Minutes on {record['machine']}: the install {install}, then `make demo` {demo}, `make test` {test}."
+
+
 def half(rows: list[dict]) -> int:
     """The largest number of replicas up to which each keeps at least half of what the first one does."""
     first = rows[0]["attempts_per_second"]
@@ -156,8 +197,11 @@ def cluster() -> str:
 
 
 BLOCKS = {
-    "README.md": {"results": results, "minutes": minutes, "speed": speed, "settings": Config().table},
+    "README.md": {"results": results, "in short": in_short},
+    "docs/running.md": {"minutes": minutes},
     "docs/scaling.md": {"cluster": cluster},
+    "docs/settings.md": {"settings": Config().table},
+    "docs/speed.md": {"speed": speed},
 }
 
 
@@ -172,7 +216,7 @@ def main() -> int:
         if "--check" not in sys.argv:
             (ROOT / name).write_text(new, encoding="utf-8")
         elif new != text:
-            print(f"{name}: its tables are out of date; run python tools/update_readme.py")
+            print(f"{name}: out of date; run python tools/update_docs.py")
             stale = True
     return int(stale)
 
