@@ -161,7 +161,7 @@ class NoSynonyms:
 
     @staticmethod
     def tokenize(text):
-        from ppo_codet5.helpers.lexicon import tokenize
+        from ppo_codet5.helpers.language import tokenize
 
         return tokenize(text)
 

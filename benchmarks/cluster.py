@@ -8,7 +8,7 @@ timed out there; in this process, the seconds of each reference program in the s
 update. Calculated are the seconds of a decode step: bytes over bandwidth, for the published models on an A100 of 80 GB,
 divided by ``--reached``, the share of the bandwidth that decoding reaches, an assumption until ``benchmarks/gpu.py`` has
 measured it. Of the published table: how many problems are solved after 1 and after 10 attempts, a power law between.
-The simulation (SimPy) plays what helpers/cluster.py does: every vector step splits its rewrites, then its generations,
+The simulation (SimPy) plays what helpers/models/replicas.py does: every vector step splits its rewrites, then its generations,
 into chunks for the replicas, while finished programs go to the sandbox; then the learner embeds and chooses. N replicas
 are N of the code model and N of the rewriter, each on a card of its own; in the hours of the table a task has one card
 for both. Prints tables; all goes to ``--output``, the curves to ``--figure``. ``--calculation`` prints the hours alone.
@@ -26,8 +26,8 @@ import _common
 import numpy as np
 import simpy
 import torch
-from ppo_codet5.helpers import results
 from ppo_codet5.helpers.problems import load_problems
+from ppo_codet5.helpers.results import runs as results
 from ppo_codet5.helpers.sandbox import Program, Sandbox
 
 from ppo_codet5.core import PPOAgent
@@ -87,7 +87,7 @@ def measured_here():
             began = time.perf_counter()
             sandbox.run([program])
             sandbox_seconds.append(time.perf_counter() - began)
-    from ppo_codet5.helpers.embedding import Embedder
+    from ppo_codet5.helpers.language import Embedder
 
     embedder = Embedder()
     embedder.encode(["warm up"])
@@ -218,7 +218,7 @@ def hours(here, measured, options):
 
 
 def draw_figure(curves, path):
-    from ppo_codet5.helpers.figures import COLOURS
+    from ppo_codet5.helpers.results.figures import COLOURS
 
     figure, axes = _common.panels(2 * ["replicas of each of the two models (one A100 each, simulated)"], width=5.5)
     for (name, rows), colour, marker in zip(curves.items(), COLOURS, "osD^", strict=False):

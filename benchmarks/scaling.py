@@ -35,7 +35,7 @@ def flat_or_falling(costs):
 
 def draw(series, path, title):
     """Steps per second and milliseconds per step, against environments and against queue length."""
-    from ppo_codet5.helpers.figures import COLOURS
+    from ppo_codet5.helpers.results.figures import COLOURS
 
     at_once = ", ".join(sorted({str(row["environments"]) for row in series["queue"]}))
     environments, queue = "problems stepped at once", f"problems in the queue ({at_once} stepped at once)"

@@ -127,15 +127,17 @@ def _models(values: dict) -> Iterator[Finding]:
 def _server(name: str) -> Finding:
     import urllib.request
 
-    from ppo_codet5.helpers.models.server import API_KEY, parse
+    from ppo_codet5.helpers.models import server
 
-    model, url = parse(name)
-    request = urllib.request.Request(f"{url}/models", headers={"Authorization": f"Bearer {os.environ.get(API_KEY)}"})
+    model, url = server.parse(name)
+    request = urllib.request.Request(
+        f"{url}/models", headers={"Authorization": f"Bearer {os.environ.get(server.API_KEY)}"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=10):
             return True, f"{url} answers (asked for {model})", ""
     except OSError as error:
-        return False, f"{url} does not answer: {error}", f"start the server, or set {API_KEY} if it wants a key"
+        return False, f"{url} does not answer: {error}", f"start the server, or set {server.API_KEY} if it wants a key"
 
 
 def _assets(problems: str) -> Iterator[Finding]:

@@ -118,10 +118,10 @@ def _visible_gpu(number: int) -> str:
 
 def _with_ray(group: Sequence[Task], address: str) -> Iterator[tuple[Task, str]]:
     """Run tasks on a Ray cluster; all nodes must see this folder under the same path."""
-    from ppo_codet5.helpers.models import replicas as cluster
+    from ppo_codet5.helpers.models import replicas
 
-    ray = cluster.connect(address)
-    have = [node["Resources"] for node in cluster.nodes(ray)]
+    ray = replicas.connect(address)
+    have = [node["Resources"] for node in replicas.nodes(ray)]
     gpus = [node for node in have if node.get("GPU", 0)]
     threads = min((int(node.get("CPU", 1) // node["GPU"]) for node in gpus), default=1)
     share = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}

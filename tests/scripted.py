@@ -1,6 +1,6 @@
 """Text generators that answer by a rule, in place of language models: real prompts in, known programs out.
 
-``Coder`` and ``Rewriter`` implement the contract of helpers/models.py and keep every batch that they were asked for.
+``Coder`` and ``Rewriter`` implement the contract of helpers/models/ and keep every batch that they were asked for.
 ``scripted_t5`` and ``scripted_llama`` go further: they give a tiny real model weights with which the whole decode
 loop, batching, key-value caches and all, spells each problem's reference solution.
 """

@@ -87,6 +87,7 @@ def test_everything_that_decides_the_text_is_in_the_key(tmp_path: Path) -> None:
         "temperature": 0.0,
         "top_p": 0.5,
         "stop": "line",
+        "entry_point": "f",
     }
     assert set(other) == {f.name for f in fields(Request)}
     cached = CachedGenerator(Echo(), tmp_path)

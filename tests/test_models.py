@@ -52,7 +52,7 @@ def mixed_requests(count: int, seed: int = 0) -> list[Request]:
             max_new_tokens=draw.randrange(1, 40),
             temperature=draw.choice([0.0, 0.7, 1.3]),
             top_p=draw.choice([0.5, 0.9, 1.0]),
-            stop=draw.choice(["none", "function", "line", "fence"]),
+            stop=draw.choice(["none", "function", "line"]),
         )
         for _ in range(count)
     ]

@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 import pytest
 from made_runs import SETTINGS, TASKS, attempt, make_all, make_run, simulated
-from ppo_codet5.helpers import results
+from ppo_codet5.helpers.results import runs as results
 from ppo_codet5.helpers.results import scoring, tables
 from ppo_codet5.helpers.runs import RunError
 from statsmodels.stats.contingency_tables import mcnemar
@@ -600,7 +600,7 @@ def test_latex_and_markdown_escape_what_they_must():
 
 
 def test_nothing_imports_torch():
-    code = "import sys\nfrom ppo_codet5.helpers import figures, results, settings, statistics, tables\n"
+    code = "import sys\nfrom ppo_codet5.helpers import settings\nfrom ppo_codet5.helpers.results import figures, statistics, tables\n"
     code += "print([name for name in ('torch', 'transformers', 'gensim', 'pandas') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ppo_codet5.helpers.sandbox import MAX_DEATHS, OUTCOMES, Limits, Program, Sandbox, SandboxError, Verdict
+from ppo_codet5.helpers.sandbox import OUTCOMES, Limits, Program, Sandbox, SandboxError, Verdict
+from ppo_codet5.helpers.sandbox.verdicts import MAX_DEATHS
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = sys.platform == "linux"

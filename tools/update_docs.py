@@ -18,8 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, in a checkout that is not installed
 
 import numpy as np  # noqa: E402
-from ppo_codet5.helpers import results as runs  # noqa: E402
-from ppo_codet5.helpers.results import statistics, tables  # noqa: E402
+from ppo_codet5.helpers.results import runs, statistics, tables  # noqa: E402
 
 from ppo_codet5.config import Config  # noqa: E402
 

@@ -256,9 +256,10 @@ class ServerGenerator:
     def _warn(self, what: str) -> None:
         """Once."""
         with self._lock:
-            level = logging.DEBUG if what in self._warned else logging.WARNING
+            if what in self._warned:
+                return
             self._warned.add(what)
-        logger.log(level, "%s: %s", self.url, what)
+        logger.warning("%s: %s", self.url, what)
 
     def _call(self, given_up: threading.Event, create: Callable[..., Any], /, **settings: Any) -> Any:
         """One call, again and again while the server is away or busy, until ``given_up``."""

@@ -7,6 +7,18 @@ the cells and sentences, ``figures.py`` draws. Nothing here loads a model; figur
 from .runs import ACTIONS, AGENT, TITLES, ForeignResults, RunDir, collect, columns, read_foreign, read_run, slim
 
 __all__ = [
-    *("ACTIONS", "AGENT", "TITLES", "ForeignResults", "RunDir", "collect", "columns", "read_foreign", "read_run", "slim"),
-    *("figures", "scoring", "statistics", "tables"),  # modules
+    "ACTIONS",
+    "AGENT",
+    "TITLES",
+    "ForeignResults",
+    "RunDir",
+    "collect",
+    "columns",
+    "figures",
+    "read_foreign",
+    "read_run",
+    "scoring",
+    "slim",
+    "statistics",
+    "tables",
 ]

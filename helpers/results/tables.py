@@ -18,7 +18,7 @@ from . import runs, statistics
 from .runs import AGENT, Column, Entry, ForeignResults
 
 # The results table of the published README (github.com/promptoptrl/PROMIS), per cent.
-PUBLISHED_FILE = Path(__file__).resolve().parent.parent / "data" / "published_table.csv"
+PUBLISHED_FILE = Path(__file__).resolve().parents[2] / "data" / "published_table.csv"
 PUBLISHED_MODELS = {"codet5p": "CodeT5+ (published)", "codellama": "CodeLlama (published)"}
 MEASURES = ("Pass@1", "SoftPass@1")
 FIELDS = ("column", "strategy", "measure", "per_cent", "low", "high", "n", "seeds")
