@@ -100,12 +100,7 @@ def keep(run_dir: Path, target: Path) -> None:
         (target / summary.parent.name / "attempts.jsonl").write_text(lines, encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The subcommand by itself."""
+if __name__ == "__main__":
     from ppo_codet5 import cli
 
-    return cli.main(["reproduce", *(sys.argv[1:] if arguments is None else arguments)])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.main(["reproduce", *sys.argv[1:]]))

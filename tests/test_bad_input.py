@@ -20,7 +20,7 @@ from ppo_codet5.helpers.problems import ProblemError
 from ppo_codet5.helpers.runs import RunError
 from scripted import MIDPOINT, small
 
-from ppo_codet5 import grid, reproduce, running
+from ppo_codet5 import cli, grid, running
 from ppo_codet5.core import Parameters, PPOCodeT5Trainer, load_parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +91,7 @@ def refused(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     def refused(*arguments: str) -> str:
         before = sorted(empty.rglob("*"))
-        assert reproduce.main(["--profile", "smoke", *arguments]) == 1
+        assert cli.main(["reproduce", "--profile", "smoke", *arguments]) == 1
         assert sorted(empty.rglob("*")) == before
         return sentence(*capsys.readouterr())
 
