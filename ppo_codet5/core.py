@@ -142,6 +142,14 @@ def shown(problem, config):
     return problem.tests if config.visible_tests == "all" else problem.tests[: config.visible_tests]
 
 
+def time_limits(config, parts, problems):
+    """Limits of a program by task id: what the reference needs on this machine, but not less than the parameter says."""
+    limits = parts.sandbox.calibrate([problem.program(problem.reference) for problem in problems])
+    floor = Limits(cpu_seconds=config.timeout_seconds)
+    limits = [max(limit, floor, key=lambda value: value.cpu_seconds) for limit in limits]
+    return dict(zip((problem.task_id for problem in problems), limits, strict=True))
+
+
 STOP_RULE = "function"  # generation ends when the function is complete
 
 
@@ -272,8 +280,8 @@ class ReflexionMemory:
             entry[3] = entry[3] or entry[0] == key
 
 
-def feedback(problem, asserts, verdict, similarity=1.0, edits=()):
-    """What the visible asserts say of an attempt, in words, with the similarity of the prompt and the edits so far."""
+def verdict_in_words(asserts, verdict):
+    """What the asserts, the first that were run, say of a program: a sentence for each."""
     lines = []
     for test, outcome, message in zip(asserts, verdict.outcomes, verdict.messages, strict=False):
         call, expected = sides(test)
@@ -284,8 +292,14 @@ def feedback(problem, asserts, verdict, similarity=1.0, edits=()):
             lines.append(f"{call} {wanted} {message}.")
         else:
             lines.append(f"{call} fails: {outcome.replace('_', ' ')} {message}".strip() + ".")
+    return " ".join(lines)
+
+
+def feedback(asserts, verdict, similarity=1.0, edits=()):
+    """What the visible asserts say of an attempt, in words, with the similarity of the prompt and the edits so far."""
     tried = f" Edits tried: {', '.join(edits)}." if edits else ""
-    return " ".join(lines) + f" The prompt's similarity to the original is {similarity:.2f}.{tried}"
+    said = verdict_in_words(asserts, verdict)
+    return f"{said} The prompt's similarity to the original is {similarity:.2f}.{tried}"
 
 
 @dataclass
@@ -502,10 +516,7 @@ class PromptWorld:
         self.memory = memory or ReflexionMemory(parts.embedder, config.memory_size, config.memory_scope)
         self.editor = PromptEditor(config, parts, self.seed, self.memory)
         self.seconds = defaultdict(float)  # by kind of work
-        references = [problem.program(problem.reference) for problem in problems]
-        floor = Limits(cpu_seconds=config.timeout_seconds)
-        limits = zip(self.problems, parts.sandbox.calibrate(references), strict=True)
-        self.limits = {task_id: max(limit, floor, key=lambda value: value.cpu_seconds) for task_id, limit in limits}
+        self.limits = time_limits(config, parts, problems)
         size = 2 * parts.embedder.dim + SCALARS
         self.observation_space = gym.spaces.Box(-1, 1, (size,), np.float32)
         self.action_space = gym.spaces.Discrete(len(ACTIONS))
@@ -546,9 +557,13 @@ class PromptWorld:
             )
             rewards[i] = reward(self.config, episode.best, scoring.share(row["visible_mask"]))
             episode.attempts.append({**row, "reward": round(float(rewards[i]), 6)})
-            if self.log:
-                self.log(episode.attempts[-1])
+        self.note(episodes, verdicts)
+        for episode in episodes if self.log else []:
+            self.log(episode.attempts[-1])
         return rewards
+
+    def note(self, episodes, verdicts):
+        """Called with new attempts before they are logged, for worlds that add to their rows (notebook 03)."""
 
     def ended(self, episode):
         """(terminated, truncated): solved on the visible asserts, or the budget is spent; never both."""
@@ -599,7 +614,7 @@ def attempt_row(world, episode, action, task, program, reply, verdict, cost, cos
         "scored_mask": mask[:scored],
         "full_mask": mask,
         "outcomes": list(verdict.outcomes),
-        "feedback": feedback(problem, asserts, verdict, float(cosine), edits),
+        "feedback": feedback(asserts, verdict, float(cosine), edits),
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
         "rewriter_calls": cost.calls,
@@ -736,6 +751,12 @@ def compute_gae(rewards, values, dones, last_values, gamma, gae_lambda):
     return advantages
 
 
+def explained_variance(returns, values):
+    """1 - Var(returns - values) / Var(returns) over [B] each; None where all returns are equal: nothing to explain."""
+    variance = returns.var(correction=0)
+    return (1 - (returns - values).var(correction=0) / variance).item() if variance > 1e-8 else None
+
+
 def network(inputs, outputs, hidden, gain):
     """Two tanh layers, orthogonal weights, zero biases."""
     layers = [nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, outputs)]
@@ -801,11 +822,7 @@ class PPOAgent(nn.Module):
         """
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * (1 - progress)
         size, logs, first = len(batch["actions"]), defaultdict(list), None
-        variance = batch["returns"].var(correction=0)
-        unexplained = (batch["returns"] - batch["values"]).var(correction=0)
-        explained = (
-            (1 - unexplained / variance).item() if variance > 1e-8 else None
-        )  # equal returns: nothing to explain
+        explained = explained_variance(batch["returns"], batch["values"])
         for _ in range(self.config.update_epochs):
             for rows in torch.randperm(size, generator=generator).tensor_split(min(self.config.minibatches, size)):
                 total, logged, deviation = self.loss(batch, rows)
@@ -958,7 +975,7 @@ def validate_agent(agent, parts, problems, log):
 
 
 def train_agent(run, agent, world, state, report=runs.report):
-    """PPO on the training problems from ``state["update"]`` on; logs, checkpoints and reports every update."""
+    """PPO on the training problems from where ``state`` was left; logs, checkpoints and reports every update."""
     config, order = agent.config, world.order(agent.config.seed)
     per_update, ahead = config.episodes_per_update, config.updates_ahead
     updates, validation = config.max_episodes // per_update, validation_problems(config)
@@ -966,6 +983,9 @@ def train_agent(run, agent, world, state, report=runs.report):
     slots = min(config.num_envs, max(1, ahead) * per_update)  # as many as always find an episode to work on
     envs = RLPromptVectorEnv(world, slots, look="next")
     records = defaultdict(list, envs.restore(state["rollout"]))
+    if state["update"]:
+        agent.load_state_dict(state["agent"])
+        agent.optimizer.load_state_dict(state["optimizer"])
     for update in range(state["update"], updates):
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(runs.stable_hash(config.seed, "update", update))
@@ -1126,9 +1146,6 @@ class PPOCodeT5Trainer:
 
             if name == "ppo":
                 self.agent = self.new_agent()
-                if state["update"]:
-                    self.agent.load_state_dict(state["agent"])
-                    self.agent.optimizer.load_state_dict(state["optimizer"])
                 train_agent(run, self.agent, world("train", "ppo", self.problems["train"]), state, report)
                 run.save("final_model.pt", {"agent": self.agent.state_dict()})
             for strategy in strategies:

@@ -40,6 +40,7 @@ from ppo_codet5.core import (
     reward,
     rollout,
     shown,
+    verdict_in_words,
 )
 
 TRAIN = [MIDPOINT, *STARTER["train"][:11]]
@@ -251,7 +252,7 @@ def test_feedback_tells_result_similarity_and_edits(make, sandbox: Sandbox) -> N
     assert "Edits tried: genetic mutation." in texts[1]
     assert "Edits tried: genetic mutation, semantic rewriting." in texts[2]
     crashing = sandbox.run([Program("def midpoint(a, b):\n    return a / 0", TRAIN[0].tests)])[0]
-    assert "midpoint(2, 6) fails: exception ZeroDivisionError" in feedback(TRAIN[0], TRAIN[0].tests[:1], crashing)
+    assert "midpoint(2, 6) fails: exception ZeroDivisionError" in feedback(TRAIN[0].tests[:1], crashing)
 
 
 @pytest.mark.parametrize(
@@ -267,9 +268,9 @@ def test_feedback_tells_result_similarity_and_edits(make, sandbox: Sandbox) -> N
     ],
 )
 def test_feedback_reads_right_for_asserts_of_every_form(sandbox: Sandbox, test, program, expected) -> None:
-    problem = replace(MIDPOINT, tests=(test,))
     (verdict,) = sandbox.run([Program(program, (test,))])
-    assert feedback(problem, (test,), verdict).startswith(expected)
+    assert verdict_in_words((test,), verdict) == expected
+    assert feedback((test,), verdict) == f"{expected} The prompt's similarity to the original is 1.00."
 
 
 # Leak-freeness: what models and agent see depends on the visible assert alone

@@ -134,7 +134,7 @@ def test_tags_are_unique_and_cells_short(notebook: Any) -> None:
     for cell in code_cells(notebook):
         lines, own = len(cell.source.splitlines()), set(cell.metadata.get("tags", []))
         long = own & (LOOPS | {"parameters"}) or re.search(r"^class ", cell.source, re.MULTILINE)
-        assert lines <= (82 if long else 30), cell.source[:200]
+        assert lines <= (80 if long else 30), cell.source[:200]
 
 
 def test_no_shell_no_questions_no_tokens_no_absolute_paths(notebook: Any) -> None:

@@ -199,9 +199,19 @@ def test_what_is_kept_gives_the_same_table_and_holds_no_texts(everything, tmp_pa
     assert tables.cost_table([whole]).rows == tables.cost_table([kept]).rows
     text = (tmp_path / "kept" / "ppo_0" / "attempts.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
-    assert all(tuple(row) == results.SLIM[:-1] and row["phase"] == "eval" for row in rows)
+    assert all(tuple(row) == results.SLIM and row["phase"] == "eval" for row in rows)
     assert "def f" not in text and "Write a function" not in text and "fails" not in text
     assert [r for r in rows if r["strategy"] == "ppo"] == [r for r in whole.entries["ppo"].runs[0].attempts if r["strategy"] == "ppo"]  # fmt: skip
+
+
+def test_what_a_method_hands_in_itself_is_kept(tmp_path):
+    first, last = rows_of("reflexion", [[P, W], [P, P]])
+    (tmp_path / "runs" / "figures").mkdir(parents=True)
+    make_run(tmp_path / "runs" / "one", "reflexion", rows=[first, last], task_ids=[1])
+    make_run(tmp_path / "runs" / "two", "reflexion", 1, rows=[first, {**last, "hands_in": 1}], task_ids=[1])
+    keep(tmp_path / "runs", tmp_path / "kept")
+    (column,), notes = read(tmp_path / "kept")
+    assert notes == [] and column.entries["reflexion"].solved().tolist() == [[0], [1]]
 
 
 def test_a_run_that_is_not_complete_is_not_kept_as_one(tmp_path):
@@ -363,31 +373,38 @@ def test_what_a_setting_turned_out_to_be_is_compared_too(tmp_path, record):
     assert "random" not in column.entries and re.search("code dtype 'float32'|tagger 'x'", note)
 
 
-def test_many_repeated_runs_are_one_line(agent):
-    for folder in ("a", "b", "c"):
-        make_run(agent / folder / "resampling", "resampling")
-    (column,), notes = read(agent)
-    lines = tables.reliability([column], notes, [], False)
-    assert len(notes) == 2 and sum("repeat a seed of their row with the same attempts" in line for line in lines) == 1
-    assert not any("this seed is there already" in line for line in lines)
+def test_repeated_runs_are_one_line_however_many_rows_and_columns_they_repeat(agent):
+    for name in ("resampling", "resampling_again", "resampling_b"):
+        make_run(agent / name, "resampling")
+    assert tables.reliability(*read(agent), [], False)[-1].endswith(" attempts: resampling_again, resampling_b.")
+    make_run(agent / "ppo_again", "ppo")  # both of its rows
+    make_run(agent / "short", "ppo", max_steps=3)  # opens a column
+    for name in ("direct", "direct_again"):
+        make_run(agent / name, "direct")  # in both columns
+    columns, notes = read(agent)
+    assert notes == [] and {len(column.repeats) for column in columns} == {1, 5}
+    said = [line for line in tables.reliability(columns, ["a note"], [], False) if "they repeat a seed" in line]
+    (names,) = (line.removesuffix(".").rpartition(": ")[2].split(", ") for line in said)
+    assert sorted(names) == ["direct_again", "ppo_again", "resampling_again", "resampling_b"]
 
 
 def test_a_control_of_notebook_01_and_the_same_of_03_are_one_row(agent):
     make_run(agent / "01" / "random", "random")
     for seed in range(3):  # 03 has parameters that 01 has not, and the other way round
         make_run(agent / "03" / f"random{seed}", "random", seed, own_settings={}, tuning={}, learning_rate=0.0)
-    (column,), (note,) = read(agent)
-    assert column.entries["random"].seeds == [0, 1, 2] and note.endswith("with the same attempts; left out")
+    (column,), notes = read(agent)
+    assert column.entries["random"].seeds == [0, 1, 2]
+    assert notes == [] and column.repeats == [agent / "03" / "random0"]
 
 
 def test_a_seed_that_is_there_twice_is_counted_once_and_says_what_differs(tmp_path):
     first, second = rows_of("random", [[P]], [[W]], [[X], [P]]), rows_of("random", [[P]], [[P]], [[W]])
     for name, rows in (("a", first), ("b", first), ("c", second)):
         make_run(tmp_path / name, "random", rows=rows, task_ids=[1, 2, 3])
-    (column,), (same, other) = read(tmp_path)
+    (column,), (other,) = read(tmp_path)
     assert column.entries["random"].solved().tolist() == [[1, 0, 1]]
-    assert same.endswith(f"there already, in {tmp_path / 'a'}, with the same attempts; left out")
-    assert other.endswith("with other attempts (2 problems end otherwise); left out")
+    assert column.repeats == [tmp_path / "b"] and str(tmp_path / "c") in other
+    assert other.endswith(f"already, in {tmp_path / 'a'}, with other attempts (2 problems end otherwise); left out")
 
 
 def test_what_is_no_complete_sound_run_is_left_out_with_its_reason(agent):
@@ -680,7 +697,7 @@ def test_runs_of_the_trainer_and_of_notebook_03_fill_one_column(tmp_path):
         trainer.evaluate(3, tmp_path / "evaluated", report=lambda line: None)
     (column,), notes = read(tmp_path)
     assert list(column.entries) == list(results.TITLES)
-    assert len(notes) == 2 and notes[0].endswith("with the same attempts; left out") and "/evaluated" in notes[1]
+    assert len(column.repeats) == len(notes) == 1 and "/evaluated" in notes[0]
     table = tables.score_table(tables.scores([column], [], **DRAWS), [column], True)
     assert [row[0] for row in table.rows if "†" in row[-1]] == ["EPiC", "Reflexion"]
     before = {row[0]: row[-1] for row in tables.cost_table([column]).rows}

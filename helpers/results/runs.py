@@ -48,7 +48,6 @@ LEARNED = ("ppo", "ppo_sampled", "bandit")
 TUNED = (*LEARNED, "fixed_action", "schedule")  # spend something before they are scored
 NEEDS_SEEDS = (*TUNED, "random")  # what they choose depends on the seed
 SEEDS_WANTED = 3
-SAME_ATTEMPTS = "the same attempts; left out"  # what is said of a run that repeats another
 
 _NEEDED = (
     "strategy seed problems eval_split visible_tests code_model rewriter_model max_steps temperature task_ids scored "
@@ -63,13 +62,14 @@ _LEARNING = (
 _NEVER_OWN = "problems eval_split visible_tests code_model max_steps task_ids scored preamble timeout_seconds"
 _SLIM = (
     "phase strategy seed task_id attempt action visible_mask scored_mask outcomes prompt_tokens completion_tokens "
-    "rewriter_calls rewriter_prompt_tokens rewriter_completion_tokens hands_in"
+    "rewriter_calls rewriter_prompt_tokens rewriter_completion_tokens"
 )
 _OWN = {"own_settings", "tuning"}
 PER_RUN = set(_PER_RUN.split())  # may differ between any two runs of a column
 LEARNING = set(_LEARNING.split())  # may differ between strategies, not between seeds of one
 NEVER_OWN = set(_NEVER_OWN.split())  # no strategy may define these itself
 SLIM = tuple(_SLIM.split())  # what scores and figures read of an attempt: all that is kept in results/
+SLIM_OPTIONAL = ("hands_in",)  # only in rows of methods that choose themselves (scoring.submitted)
 KINDS = ("syntax", "error", "wrong answer", "time-out")
 _KIND = {"compile_error": "syntax", "wrong_value": "wrong answer", "timeout": "time-out"}
 
@@ -80,7 +80,7 @@ Row = Mapping[str, Any]
 def slim(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """The evaluated attempts, without prompts, programs and feedback: small enough to commit."""
     kept = (row for row in rows if row["phase"] == "eval")
-    return [{name: row[name] for name in SLIM if name != "hands_in" or name in row} for row in kept]
+    return [{n: row[n] for n in SLIM} | {n: row[n] for n in SLIM_OPTIONAL if n in row} for row in kept]
 
 
 def failure(outcomes: Sequence[str]) -> str:
@@ -273,6 +273,7 @@ class Column:
     title: str = ""
     entries: dict[str, Entry] = field(default_factory=dict)  # by strategy, in the order of ``TITLES``
     asserts: dict[int, tuple[int, int]] = field(default_factory=dict)  # visible and scored ones, by problem
+    repeats: list[Path] = field(default_factory=list)  # runs left out: their seed is there, with the same attempts
 
     @property
     def parts(self) -> list[str]:
@@ -307,7 +308,8 @@ def _name(found: Sequence[Column]) -> None:
 def columns(runs: Sequence[RunDir]) -> tuple[list[Column], list[str]]:
     """The columns that the agent's runs open, leak-free ones first, and a sentence on each run that is in none.
 
-    Without any run of the agent there is one column, of the largest set of runs that may be compared.
+    A run that only repeats another has no sentence, but stands among the column's ``repeats``. Without any run of the
+    agent there is one column, of the largest set of runs that may be compared.
     """
     openers = [run for run in runs if run.strategy == AGENT]
     if not openers and runs:
@@ -343,6 +345,8 @@ def _place(run: RunDir, column: Column) -> list[str]:
         entry = column.entries.get(name) or Entry(name, run.identity["task_ids"], budget)
         if reason := _obstacle(run, column, entry, rows):
             notes.append(f"{run.path}, {name}: {reason}")
+        elif seed in entry.runs:  # other attempts would have been an obstacle
+            column.repeats.append(run.path)
         else:
             column.entries[name] = entry
             column.asserts |= {row["task_id"]: _asserts(row) for row in rows}
@@ -381,8 +385,9 @@ def _obstacle(run: RunDir, column: Column, entry: Entry, rows: list[dict[str, An
         for task in ours:
             one, two = (scoring.submitted(group[task])["scored_mask"] for group in (ours, theirs))
             differ += all(one) != all(two)
-        how = SAME_ATTEMPTS if ours == theirs else f"other attempts ({differ} problems end otherwise); left out"
-        return f"this seed is there already, in {first.path}, with {how}"
+        if ours != theirs:
+            how = f"other attempts ({differ} problems end otherwise)"
+            return f"this seed is there already, in {first.path}, with {how}; left out"
     return ""
 
 

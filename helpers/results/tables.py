@@ -355,11 +355,9 @@ def reliability(
         words = f"{file.name} is from a file: {len(file.prompt_ids)} problems, {where}; model, protocol, budget and sampling"
         lines.append(f"{words} are not in it, so it stands in a column of its own and in no test.")
         lines += [f"{file.name}: {doubt}; the masks are counted." for doubt in file.doubts]
-    same = [note for note in notes if note.endswith(runs.SAME_ATTEMPTS)]
-    if len(same) > 1:
-        folders = ", ".join(Path(note.split(": ")[0].rpartition(", ")[0]).name for note in same)
-        lines.append(f"{len(same)} runs repeat a seed of their row with the same attempts and are left out: {folders}.")
-        notes = [note for note in notes if note not in same]
+    if repeats := dict.fromkeys(path for column in columns for path in column.repeats):
+        folders = ", ".join(path.name for path in repeats)
+        lines.append(f"Left out, as they repeat a seed of their row with the same attempts: {folders}.")
     return [*lines, *notes]
 
 
