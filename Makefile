@@ -1,12 +1,18 @@
 # make demo   a trained agent and its evaluation on a laptop, from nothing but a package index;  make demo-quick  tiny
 # make test   all fast tests;  make test-slow  the slower ones, with a server and Ray;  make lint  ruff, types, twin cells
+# make test-other-python   the fast tests that need no model, on Python 3.13
 PYTHON ?= python3
 PROFILE ?= laptop
 VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo demo-quick test test-slow lint assets clean
+# The fast tests that need no model, and what they need, on the newest Python that the metadata allows.
+OTHER_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.13)
+NO_MODEL := replies sandbox sandbox_hostile sandbox_judging sandbox_property problems scoring statistics rooms starter sync
+NO_MODEL_NEEDS := filelock|huggingface_hub|hypothesis|matplotlib|numpy|packaging|pytest|pytest-xdist|PyYAML|scipy|statsmodels|tqdm
+
+.PHONY: demo demo-quick test test-slow test-other-python lint assets clean
 
 $(BIN)/.requirements: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +38,12 @@ test: assets $(BIN)/.requirements-dev
 
 test-slow: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m pytest -m slow
+
+test-other-python:
+	$(OTHER_PYTHON) -m venv .venv-other
+	.venv-other/bin/python -m pip install --quiet --disable-pip-version-check \
+		$$(grep -hE '^($(NO_MODEL_NEEDS))==' requirements.txt requirements-dev.txt)
+	.venv-other/bin/python -m pytest -n 2 -m "not slow" $(NO_MODEL:%=tests/test_%.py)
 
 lint: $(BIN)/.requirements-dev
 	$(BIN)/ruff check .

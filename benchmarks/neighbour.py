@@ -47,7 +47,7 @@ def together(*processes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--rounds", type=int, default=5, help="repeats; all settings take turns in each")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of a generation, one batch")

@@ -34,7 +34,7 @@ class _ToStdout(logging.Handler):
 
 
 logger = logging.getLogger("ppo_codet5")
-logger.addHandler(_ToStdout())
+logger.handlers = [_ToStdout()]  # one, however often this module is loaded
 logger.propagate = False
 report = logger.info  # a line of progress
 

@@ -113,7 +113,7 @@ class Parts:
             role: {"name": model.name, "revision": model.revision, "dtype": getattr(model, "dtype", "")}
             for role, model in models.items()
         }
-        failing = failing_references(problems, self.sandbox)
+        failing = failing_references(problems, self.sandbox) if problems else {}
         known = {"failing_references": failing} if failing else {}
         return {**used, "sandbox": self.sandbox.level, "tagger": self.lexicon.tagger_name, **known}
 

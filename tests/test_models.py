@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ppo_codet5.helpers import packing
 from ppo_codet5.helpers.models import ModelError, Request, load_generator, render_chat
 from ppo_codet5.helpers.models import local as decoding
 from ppo_codet5.helpers.models.local import TransformersGenerator, sample, uniforms
@@ -408,7 +409,7 @@ def test_packed_layers_compute_the_same_and_are_optional(tmp_path: Path, monkeyp
     def missing(linear: torch.nn.Linear) -> None:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
 
-    monkeypatch.setattr(decoding, "PackedLinear", missing)
+    monkeypatch.setattr(packing, "PackedLinear", missing)
     plain = load_generator(str(save_llama(tmp_path / "plain")), device="cpu")
     assert any(type(module) is torch.nn.Linear for module in plain.model.modules())
     ids = torch.arange(4, 60)[None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import random
 import textwrap
 import warnings
 from pathlib import Path
@@ -17,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ppo_codet5.helpers.problems import load_problems, sides
 from ppo_codet5.helpers.replies import RULES, Reader, StopRule, cut, extract_program, extract_tests
-from ppo_codet5.helpers.sandbox import Program, Sandbox
+from ppo_codet5.helpers.runs import Run, read_rows
+from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
 
 PROBLEMS = load_problems("starter")
 MBPP = Path(__file__).parents[2] / "shared" / "data" / "mbpp.jsonl"
@@ -594,6 +596,68 @@ def test_every_mbpp_reference_passes(style):
             )
             == []
         )
+
+
+@pytest.mark.slow
+def test_no_reply_ends_a_run(tmp_path: Path) -> None:
+    """20,000 replies of all sorts through reader, sandbox and log."""
+    draw = random.Random(0)
+    odd = [
+        "\ud800",
+        "\udfff\ud800",
+        "\x00",
+        "\x0c",
+        "\u3000",
+        "\u2028",
+        "\ufeff",
+        "\x1b[31m",
+        "\U0001f600",
+        "\u202e",
+        "é",
+        "\t",
+        "\r",
+    ]
+    parts = [
+        *ENTRIES,
+        *USES,
+        *HELPERS,
+        f"\n{F}\n",
+        f"{F}python\n",
+        "<think>",
+        "</think>",
+        "[PYTHON]",
+        "[/PYTHON]",
+        "\n",
+        " ",
+        "'",
+        '"""',
+        "(",
+        "\\",
+    ]
+    parts += [
+        "def f(x):\n    raise ValueError(x)",
+        "def f(x):\n    while x: pass",
+        "import os\nos._exit(3)",
+        "def f(x): return chr(0xD800) * 3",
+        "f'{",
+        "}'",
+    ]
+    tests = ("assert f(1) == 1", "assert list(f('a')) == ['a']", "assert f(2.5) > 2")
+    replies = [
+        "".join(draw.choice(odd if draw.random() < 0.2 else parts) for _ in range(draw.randint(0, 9)))
+        for _ in range(20_000)
+    ]
+    with Sandbox(limits=Limits(0.1)) as sandbox, Run(tmp_path / "run", {"a": 1}) as run:
+        programs = [extract_program(cut(reply, "function", "", "f"), "f") for reply in replies]
+        verdicts = sandbox.run([Program(text, tests, limits=Limits(0.1)) for text, _ in programs])
+        for reply, (text, note), verdict in zip(replies, programs, verdicts, strict=True):
+            assert len(verdict.mask) == 3 and "sandbox_error" not in verdict.outcomes
+            run.log(
+                "attempts",
+                {"reply": reply, "code": text, "note": note, "messages": verdict.messages, "notes": verdict.notes},
+            )
+    assert len(read_rows(tmp_path / "run" / "attempts.jsonl")) == 20_000
+    assert {note for _, note in programs} >= {"", "partial", "missing"} and any(verdict.passed for verdict in verdicts)
 
 
 # ------------------------------------------------------------------------------------------------------------------ asserts

@@ -269,6 +269,24 @@ def test_a_completion_without_a_text_has_ended_at_once(canned: Callable[..., Ser
     assert canned(plain(None, "length")).generate([PLAIN])[0].finish_reason == "length"
 
 
+def test_a_server_that_stopped_inside_a_string_is_asked_to_go_on(canned: Callable[..., ServerGenerator]) -> None:
+    """A fence in a docstring does not end a block; nor does ``print`` while a helper is still to come."""
+    fenced = replace(PLAIN, prefix="```python\ndef add(", stop="function", max_new_tokens=9)
+    first, rest = 'a, b):\n    """As\n', '    ```\n    """\n    return a + b\n```'
+    generator = canned(plain(first), plain(rest))
+    assert generator.generate([fenced]) == [Completion(fenced.prefix + first + rest, 3, 4, "stop")]
+    heard = generator.heard  # type: ignore[attr-defined]
+    assert heard[0]["stop"] == ["\n```"] and "stop" not in heard[1]
+    assert heard[1]["prompt"] == heard[0]["prompt"] + first and heard[1]["max_tokens"] == 7
+    bare = replace(PLAIN, stop="function", max_new_tokens=9)
+    generator = canned(
+        plain("a, b):\n    return plus(a, b)\n"), plain("print(1)\ndef plus(a, b): return a + b\nprint(2)")
+    )
+    assert generator.generate([bare])[0].text.endswith("def plus(a, b): return a + b\n")
+    whole = canned(plain("a, b):\n    return a + b\n"))
+    assert whole.generate([bare])[0].completion_tokens == 2 and len(whole.heard) == 1  # type: ignore[attr-defined]
+
+
 def test_reasoning_alone_is_an_empty_reply_and_is_said_once(
     canned: Callable[..., ServerGenerator], capsys: pytest.CaptureFixture[str]
 ) -> None:

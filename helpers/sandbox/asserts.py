@@ -11,6 +11,7 @@ import ast
 import builtins
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,11 +75,17 @@ _TAKES_FUNCTION = frozenset(
 _HAS_KEY = frozenset(["sorted", "min", "max", "heapq.nlargest", "heapq.nsmallest", "itertools.groupby"])
 
 
+def _parse(code: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escape sequences in the asserts of data sets
+        return ast.parse(code)
+
+
 @lru_cache(maxsize=4096)
 def assigned(setup: str) -> frozenset[str]:
     """Names that code binds other than by an import: they are the test's even if a builtin or a module has them."""
     try:
-        nodes = list(ast.walk(ast.parse(setup)))
+        nodes = list(ast.walk(_parse(setup)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return frozenset()
     names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -250,7 +257,7 @@ def ask(test: str, own: frozenset[str] = frozenset()) -> Question:
     plain = Question("plain", rest=test)
     names = _Names(own)
     try:
-        (statement,) = ast.parse(test).body
+        (statement,) = _parse(test).body
         if not isinstance(statement, ast.Assert):
             return plain
         node = statement.test
