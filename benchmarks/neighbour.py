@@ -18,7 +18,7 @@ from pathlib import Path
 import _common
 
 SETTINGS = {"default": {}, "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"}}
-SETTINGS |= {f"GOMP_SPINCOUNT={n}": {"GOMP_SPINCOUNT": str(n)} for n in (0, 100, 1000, 10_000, 100_000)}
+SETTINGS |= {f"GOMP_SPINCOUNT={n}": {"GOMP_SPINCOUNT": str(n)} for n in (0, 1000, 3000, 5000, 10_000, 100_000)}
 INHERITED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")  # would hide what is compared
 
 

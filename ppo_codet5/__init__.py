@@ -11,7 +11,7 @@ from pathlib import Path
 # Threads of libgomp (PyTorch's OpenMP on Linux) spin up to milliseconds at each barrier before they sleep, on a core that
 # another process may need. libgomp reads the bound once, while torch is imported. Measured by benchmarks/neighbour.py.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}:  # what the user has set wins
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "5000"
 
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "01_ppo_codet5.ipynb").exists():  # a checkout: helpers, profiles and data stand beside the package

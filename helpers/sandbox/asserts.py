@@ -76,6 +76,8 @@ _HAS_KEY = frozenset(["sorted", "min", "max", "heapq.nlargest", "heapq.nsmallest
 
 
 def _parse(code: str) -> ast.Module:
+    if "\\" not in code:
+        return ast.parse(code)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escape sequences in the asserts of data sets
         return ast.parse(code)
@@ -254,12 +256,11 @@ def _segment(source: str, node: ast.expr) -> str:
 @lru_cache(maxsize=65536)
 def ask(test: str, own: frozenset[str] = frozenset()) -> Question:
     """How to put one assert to the child; see ``Question``. ``own`` are the names that its setup assigns."""
-    plain = Question("plain", rest=test)
     names = _Names(own)
     try:
         (statement,) = _parse(test).body
         if not isinstance(statement, ast.Assert):
-            return plain
+            return Question("plain", rest=test)
         node = statement.test
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPERATORS:
             kind = _OPERATORS[type(node.ops[0])]
@@ -279,7 +280,7 @@ def ask(test: str, own: frozenset[str] = frozenset()) -> Question:
         condition = ast.fix_missing_locations(extract.visit(node))
         count = len(extract.found)
         if not count:
-            return plain
+            return Question("plain", rest=test)
         imports = "".join(f"import {name}\n" for name in sorted(extract.modules))
         return Question(
             "judge",
@@ -291,7 +292,7 @@ def ask(test: str, own: frozenset[str] = frozenset()) -> Question:
             own=known,
         )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return plain
+        return Question("plain", rest=test)
 
 
 # --------------------------------------------------------------------------------------------------- answers: not trusted
