@@ -317,7 +317,13 @@ def test_degenerate_replies_are_programs_or_missing_but_never_an_error():
     for reply in (
         *("(" * 5000, "-" * 9000, "[" * 3000 + "\n" + ADD, "`" * 5000, "\n" * 5000, "#\n" * 3000, "@a\n" * 500),
         *("def f(x):\n    return " + rest for rest in ("[" * 300, "-" * 20000 + "1", "'" * 999, "(" * 199 + ")" * 199)),
-        *("x = " + "f(" * 150 + "1" + ")" * 150 + "\ndef f(x): return x", "def f():\n" * 99, "if 1:\n" * 120),
+        *(
+            "x = " + "f(" * 150 + "1" + ")" * 150 + "\ndef f(x): return x",
+            "x = " + "1+" * 2000 + "1\ndef f(x): return x",
+            "if " + "not " * 300 + "1:\n    y = f(1)\ndef f(x): return x",
+            "def f():\n" * 99,
+            "if 1:\n" * 120,
+        ),
     ):
         assert extract_program(reply, "f")[1] in ("", "missing", "partial", "renamed")
 

@@ -100,11 +100,8 @@ def _parsing(statements: list[Statement], name: str) -> tuple[list[Statement], b
 def _joined(statements: Iterable[Statement]) -> str:
     texts = [statement.text if statement.text.endswith("\n") else statement.text + "\n" for statement in statements]
     future = [text for text in texts if re.match(r"(?:\s|#.*\n)*from +__future__ +import", text)]
-    if (
-        future and texts[: len(future)] != future and len(texts) > 1
-    ):  # they stood first in a block that is not the first
-        texts = future + [text for text in texts if text not in future]
-    return "".join(texts).strip("\n")
+    # They stood first in their block, which need not be the first.
+    return "".join(future + [text for text in texts if text not in future]).strip("\n")
 
 
 # -------------------------------------------------------------------------------------------------------- examples of use
@@ -148,12 +145,12 @@ def _without_examples(statements: list[Statement], name: str) -> list[Statement]
     """The statements less those that only show how the function is used."""
     parts = [_Part(node, statement.uses) for statement in statements if statement.tree for node in statement.tree.body]
     functions = {name}  # and those that call it
+    bodies = {part.node.name: part.node.body for part in parts if isinstance(part.node, FUNCTIONS)}
     while (
-        new := {n for part in parts if isinstance(part.node, FUNCTIONS) and part.uses & functions for n in part.names}
+        new := {n for part in parts if part.names & bodies.keys() and part.uses & functions for n in part.names}
         - functions
     ):
         functions |= new
-    bodies = {part.node.name: part.node.body for part in parts if isinstance(part.node, FUNCTIONS)}
     for part in parts:  # fill() changes what fill's body changes
         called = {base_name(child.func) for child in executed(part.node) if isinstance(child, ast.Call)}
         for caller in called & bodies.keys() - {name}:
@@ -179,10 +176,15 @@ def _without_examples(statements: list[Statement], name: str) -> list[Statement]
 
 def _is_main(node: ast.stmt) -> bool:
     """``if __name__ == "__main__":`` without an else."""
-    return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) in _MAIN
-
-
-_MAIN = ("__name__ == '__main__'", "'__main__' == __name__")
+    match node:
+        case ast.If(test=ast.Compare(left, [ast.Eq()], [right]), orelse=[]):
+            match (left, right):
+                case (ast.Name("__name__"), ast.Constant("__main__")) | (
+                    ast.Constant("__main__"),
+                    ast.Name("__name__"),
+                ):
+                    return True
+    return False
 
 
 def _less(statement: Statement, dropped: set[int]) -> Statement | None:

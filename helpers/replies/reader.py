@@ -9,12 +9,13 @@ from .statements import CODE_START, NEWLINE, Code, Lexer, code_of
 
 RULES = ("none", "line", "function")
 _DEF = re.compile(r"(?:async[ \t]+)?def[ \t]+(\w+)")
+_DRAFT = "(?:think|thinking|thought|reasoning|scratchpad)>"
+_DRAFT_END = re.compile(f"</{_DRAFT}", re.IGNORECASE)
 _OPENING = re.compile(
     r"(?P<fence>`{3,})(?P<info>[^`]*)$|^[ \t>]*(?P<tildes>~{3,})(?P<words>[^~]*)$|(?P<tag>\[PYTHON\])"
-    r"|(?P<draft><(?:think|thinking|thought|reasoning|scratchpad)>)|(?P<done></(?:think|thinking|thought|reasoning|scratchpad)>)",
+    rf"|(?P<draft><{_DRAFT})|(?P<done></{_DRAFT})",
     re.IGNORECASE,
 )
-_DRAFT_END = re.compile(r"</(?:think|thinking|thought|reasoning|scratchpad)>", re.IGNORECASE)
 _TAG = re.compile(r"(?P<end>\[/PYTHON\])|\[PYTHON\]", re.IGNORECASE)
 _TWO_WORDS = (  # no statement starts so: what does has a keyword in one of these places
     r"(?!(?:async|await|class|def|del|from|global|if|import|for|lambda|match|nonlocal|not|raise|type|while|with|yield|return"

@@ -253,22 +253,22 @@ def binds(node: ast.stmt) -> set[str]:
         elif isinstance(child, ast.Name | ast.Attribute | ast.Subscript) and not isinstance(child.ctx, ast.Load):
             names.add(base_name(child))
         elif isinstance(child, ast.Expr) and isinstance(child.value, ast.Call):
-            names.add(
-                base_name(child.value.func) if isinstance(child.value.func, ast.Attribute) else ""
-            )  # table.append(0)
+            called = child.value.func
+            names.add(base_name(called) if isinstance(called, ast.Attribute) else "")  # table.append(0)
         elif isinstance(child, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and child.name:
             names.add(child.name)
     return names - {""}
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and what in it runs when it runs: not the bodies of functions."""
-    yield node
-    later = {"body"} if isinstance(node, (*FUNCTIONS, ast.Lambda)) else set()
-    for name, value in ast.iter_fields(node):
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and name not in later:
-                yield from executed(child)
+    """The node and what in it runs when it runs: not the bodies of functions. However deep it is."""
+    nodes = [node]
+    while nodes:
+        node = nodes.pop()
+        yield node
+        body = node.body if isinstance(node, (*FUNCTIONS, ast.Lambda)) else []
+        later = body if isinstance(body, list) else [body]
+        nodes += [child for child in ast.iter_child_nodes(node) if child not in later]
 
 
 def _uses(text: str) -> set[str]:
