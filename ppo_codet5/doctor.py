@@ -51,8 +51,8 @@ def _python() -> Iterator[Finding]:
     from packaging.requirements import Requirement
     from packaging.version import Version
 
-    fits = sys.version_info[:2] == (3, 11)
-    yield fits, f"Python {platform.python_version()}, {platform.system()}", "use Python 3.11, the only one tested"
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield fits, f"Python {platform.python_version()}, {platform.system()}", "use Python 3.11 to 3.13"
     try:
         wanted = importlib.metadata.requires("ppo-codet5") or []
     except importlib.metadata.PackageNotFoundError:

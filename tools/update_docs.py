@@ -124,6 +124,21 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def neighbour() -> str:
+    """What a second process costs, by how idle threads wait."""
+    record = json.loads((ROOT / "results" / "speed" / "neighbour.json").read_text(encoding="utf-8"))
+    machine = record["machine"]
+    lines = [
+        f"{machine['cores']} cores ({machine['cpu_model']}), SmolLM2-135M, seconds of one generation against the default "
+        f"alone, median of {record['rounds']}:",
+        "",
+        "| setting | alone | two at once |",
+        "|---|---|---|",
+    ]
+    ratios = record["ratio_to_default_alone"]
+    return "\n".join([*lines, *(f"| {name} | {r['alone']:.2f} | {r['two']:.2f} |" for name, r in ratios.items())])
+
+
 WHAT = {  # what each command does, for the table of minutes
     "make assets .venv/bin/.requirements-dev": "the install: packages, those of the tests too, and the small models",
     "make demo": "laptop profile, all four notebooks, both forms of prompt",
@@ -200,7 +215,7 @@ BLOCKS = {
     "docs/running.md": {"minutes": minutes},
     "docs/scaling.md": {"cluster": cluster},
     "docs/settings.md": {"settings": Config().table},
-    "docs/speed.md": {"speed": speed},
+    "docs/speed.md": {"speed": speed, "neighbour": neighbour},
 }
 
 
