@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def scheduler(tmp_path: Path) -> dict[str, str]:
         "scontrol": 'echo "scontrol $*" >> calls; printf "node1\\nnode2\\nnode3\\n"',
         "hostname": "echo 10.0.0.1 fe80::1",
         "ray": 'echo "ray $*" >> calls; for n in 1 2 3; do echo " 1 node_$n"; done',
-        "ppo-codet5": f'echo "ppo-codet5 $*" >> calls; exec {sys.executable} -m ppo_codet5.cli "$@" --dry-run',
+        "ppo-codet5": f'echo "ppo-codet5 $*" >> calls; exec {shlex.quote(sys.executable)} -m ppo_codet5.cli "$@" --dry-run',
     }
     for name, text in tools.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
