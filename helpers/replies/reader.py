@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from dataclasses import replace
 
 from .statements import CODE_START, NEWLINE, Code, Lexer, code_of
 
@@ -74,7 +75,7 @@ class Reader:
         if self._mode == "bare":
             code = self._bare.copy(rest)
             return code.defines(self.entry_point) and not code.is_complete(self.entry_point)
-        lexer = Lexer(**vars(self._lexer))
+        lexer = replace(self._lexer)
         lexer.mask(rest)
         return self._mode == "fence" and bool(lexer.quote)
 
@@ -102,7 +103,7 @@ class Reader:
             elif self._mode == "bare":
                 size = self._bare_line(line, at, fresh)
             else:
-                size = self._block_line(line, at, fresh)
+                size = self._block_line(line, at)
             line, at, fresh = line[size:], at + size, False
 
     def _bare_line(self, line: str, at: int, fresh: bool) -> int:
@@ -113,7 +114,7 @@ class Reader:
         is_code = fresh and self._bare.is_code(line)
         masked = line.rstrip("\r\n")
         if is_code:
-            lexer = Lexer() if self._bare.starts(line) else Lexer(**vars(self._bare.lexer))
+            lexer = Lexer() if self._bare.starts(line) else replace(self._bare.lexer)
             masked = lexer.mask(line)
         opening = _OPENING.search(masked)
         before = line[: opening.start()] if opening else line
@@ -145,11 +146,11 @@ class Reader:
             return opening.end() + re.match(r"[ \t]*", line[opening.end() :]).end()  # type: ignore[union-attr]
         return opening.end()
 
-    def _block_line(self, line: str, at: int, fresh: bool) -> int:
+    def _block_line(self, line: str, at: int) -> int:
         """A line of a block, up to what closes it: how much of it is read."""
         if not self._lexed and not "".join(self._source).strip():  # whatever it is called
             self._lexed = bool(CODE_START.match(line.strip())) or line.lstrip().startswith("#")
-        lexer = Lexer(**vars(self._lexer))
+        lexer = replace(self._lexer)
         masked = lexer.mask(line) if self._lexed else line.rstrip("\r\n")
         if self._mode == "tag":
             if tag := _TAG.search(masked):
@@ -173,18 +174,20 @@ class Reader:
 
     def _closing(self, masked: str) -> re.Match[str] | None:
         """Where the fence of this block closes: on a line of its own, or (Python has no backticks) after code."""
-        fence = re.escape(self._fence)
-        own = re.match(rf"[ \t>]*{fence}", masked)
-        return own or (re.search(fence, masked) if self._lexed and self._fence[0] == "`" else None)
+        in_code = self._lexed and self._fence[0] == "`"
+        return self._own_fence(masked) or (re.search(re.escape(self._fence), masked) if in_code else None)
+
+    def _own_fence(self, line: str) -> re.Match[str] | None:
+        return re.match(rf"[ \t>]*{re.escape(self._fence)}", line)
 
     def _started(self, line: str) -> None:
         """What the start of a line decides already, so that generation ends as early as it can."""
         if self._mode == "fence":
-            own = re.match(rf"[ \t>]*{re.escape(self._fence)}", line)
+            own = self._own_fence(line)
             if own and not self._lexer.quote and self._block().defines(self.entry_point):
                 self.end = self._at + own.end()
         elif self._mode == "tag":
-            tag = _TAG.search(Lexer(**vars(self._lexer)).mask(line))
+            tag = _TAG.search(replace(self._lexer).mask(line))
             if tag and tag["end"]:
                 self._source.append(line[: tag.start()].rstrip(" "))
                 self.end = self._at + tag.end() if self._block().defines(self.entry_point) else None

@@ -10,7 +10,7 @@ import symtable
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 NEWLINE = re.compile(r"\r\n?|\n")
@@ -154,7 +154,7 @@ class Code:
         other.statements = list(self.statements)
         other._lines, other._start, other._head = [*self._lines], self._start, self._head
         if rest:
-            other.lexer = Lexer(**vars(self.lexer))
+            other.lexer = replace(self.lexer)
             other.add(rest, 0)
         other.close()
         return other
