@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -57,8 +58,17 @@ def attempt(task: Task) -> str:
 def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3") -> None:
     """Run one notebook through papermill, in the current folder, with a line per cell of its output on the terminal."""
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
+
+    class KernelManager(AsyncKernelManager):
+        """Lets the kernel end its last reply: shutting down interrupts it first, and a kernel in a reply complains."""
+
+        async def _async_interrupt_kernel(self) -> None:
+            if self.shutting_down:
+                await asyncio.sleep(0.5)  # the client does not wait for the end of what it asked last
+            await super()._async_interrupt_kernel()
 
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -72,6 +82,7 @@ def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3")
                 progress_bar=sys.stderr.isatty(),
                 stdout_file=sys.stdout,
                 autosave_cell_every=0,
+                kernel_manager_class=KernelManager,
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}),
             )
     except PapermillExecutionError as error:

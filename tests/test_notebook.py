@@ -163,6 +163,24 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return done
 
 
+def test_a_kernel_that_has_just_replied_is_stopped_without_a_complaint(tmp_path: Path) -> None:
+    """Papermill stops a kernel at its last reply; here the kernel is slow to leave the handler of that reply."""
+    slow = """
+import time
+handlers = get_ipython().kernel.shell_handlers
+reply = handlers["kernel_info_request"]
+async def reply_and_dawdle(*message):
+    await reply(*message)
+    time.sleep(0.2)
+handlers["kernel_info_request"] = reply_and_dawdle
+"""
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(slow)]), tmp_path / "n.ipynb")
+    code = "from pathlib import Path; from ppo_codet5.running import execute; execute(Path('n.ipynb'), Path('o.ipynb'), {})"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 FORMS_OF_03 = {"_completion": "completion", "_chat": "chat"}  # by the end of the executed notebook's name
 AGENT = ("ppo", "resampling", "random")
 CONTROLS = ("resampling", "fixed_action", "schedule", "bandit")
