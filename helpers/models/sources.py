@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..assets import no_progress_bars, smollm2
+from .. import assets
 from ..runs import user_path
 from .contract import ModelError
 
-ALIASES = ("smollm2-135m",)
+ALIASES = assets.MODELS
 _TEMPLATE_DAY = datetime(2024, 7, 26)  # chat templates print the date, Llama's this one for want of another
 # Prompts must not age. Templates are given plain values only, so what replaces the clock is written in their language.
 _STOPPED_CLOCK = "".join(
@@ -60,25 +60,27 @@ def render_chat(tokenizer: Any, messages: tuple[tuple[str, str], ...], name: str
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the hardware computes in bfloat16; a CPU that does not emulates it, which is slower than float32."""
+    """Whether the hardware computes in bfloat16; a CPU that does not computes in float32 then, which takes longer."""
     import torch
+
+    from .. import packing
 
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(value is True for name, value in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    return packing.has_bfloat16()
 
 
 def find(name: str) -> tuple[str, bool]:
     """What to hand to from_pretrained, and whether that is a folder."""
-    if name in ALIASES:
-        return str(smollm2()), True
+    if name in ALIASES or (name.endswith(".gguf") and user_path(name).is_file()):
+        return str(assets.model(name)), True
     if user_path(name).is_dir():
         return str(user_path(name).resolve()), True
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return name, False
     raise ModelError(
-        f"No model {name!r}: give an alias ({', '.join(ALIASES)}), an existing folder with a saved model, "
-        "or a hub id of the form owner/name."
+        f"No model {name!r}: give an alias ({', '.join(ALIASES)}), an existing folder with a saved model, the GGUF file "
+        "of an alias, or a hub id of the form owner/name."
     )
 
 
@@ -107,7 +109,7 @@ def load_weights(
         if not is_folder:
             revision, local = _resolve(source, revision)
         where = {"revision": revision, "local_files_only": local}
-        with no_progress_bars():
+        with assets.no_progress_bars():
             config = AutoConfig.from_pretrained(source, **where)
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
