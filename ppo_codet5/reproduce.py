@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 def go_on() -> str:
     """How to go on after the demonstration on a toy."""
-    command = "make demo PROFILE=coder" if Path("Makefile").exists() else "ppo-codet5 reproduce --profile coder"
+    in_checkout = (Path.cwd() / "Makefile").exists() and resource("Makefile").resolve().parent == Path.cwd().resolve()
+    command = "make demo PROFILE=coder" if in_checkout else "ppo-codet5 reproduce --profile coder"
     return (
         f"Next, a real code model on MBPP: {command}   ({CODER_HOURS} on 2 cores, 1.6 GB to fetch; profiles/coder.yaml)"
     )

@@ -394,3 +394,18 @@ def test_the_api_of_the_readme(models: Path, tmp_path: Path, parts: Any) -> None
     # The same run as the notebook's with these parameters.
     same = PPOCodeT5Trainer(small(), parts=parts)
     assert same.identity("ppo", same.scored) == trainer.identity("ppo", trainer.scored)
+
+
+def test_the_demo_takes_a_profile_and_more_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ppo_codet5 import reproduce
+
+    asked = ["make", "-n", "demo", "PROFILE=coder", "ARGS=-p problems=my.jsonl"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("-m ppo_codet5.reproduce --profile coder -p problems=my.jsonl")
+    monkeypatch.chdir(ROOT)
+    assert "make demo PROFILE=coder " in reproduce.go_on() and "1.6 GB" in reproduce.go_on()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Makefile").touch()  # somebody else's
+    assert "ppo-codet5 reproduce --profile coder " in reproduce.go_on()

@@ -234,6 +234,7 @@ def check_run(
         drawn = {p.name for p in (folder / "runs/smoke" / stem / "figures").iterdir() if p.stat().st_size > 5000}
         assert {f"{name}{form}.{kind}" for name in figures for kind in ("png", "svg")} <= drawn
     assert "done in" in done.stdout
+    assert re.search(r"^Next, a real code model on MBPP: ppo-codet5 reproduce --profile coder  ", done.stdout, re.M)
 
 
 def test_it_runs_headless_with_the_real_small_model(tmp_path: Path) -> None:

@@ -67,14 +67,22 @@ def qwen(known: Gguf, file: Path | None = None) -> Path:
     target = cache_dir("hf") / known.name
 
     def build(unfinished: Path, scratch: Path) -> None:
+        from safetensors import SafetensorError
+
         downloads = target.with_name(f".{known.name}.fetched")  # outlives an interruption
         source = file or downloads / known.file
         there = source.stat().st_size if source.exists() else 0
         room_for(known.name, (known.size - there + known.part_size * 2 + known.converted) / 1e9, target.parent)
-        if file is None:
-            downloads.mkdir(exist_ok=True)
-            source = gguf_file(known, downloads)
-        convert_qwen2(source, unfinished, known.name)
+        try:
+            if file is None:
+                downloads.mkdir(exist_ok=True)
+                source = gguf_file(known, downloads)
+            convert_qwen2(source, unfinished, known.name)
+        except (OSError, SafetensorError) as error:  # a full disk, most of the time
+            raise AssetError(
+                f"{known.name} cannot be written below {target.parent} ({error}): make room, or set PPO_CODET5_CACHE to "
+                "a folder on a larger disk; what was fetched is kept"
+            ) from error
         shutil.rmtree(downloads, ignore_errors=True)
 
     return once(target, build)
