@@ -1,4 +1,5 @@
 # make demo   a trained agent and its evaluation on a laptop, from nothing but a package index;  make demo-quick  tiny
+# make demo PROFILE=coder ARGS="-p problems=mbpp.jsonl"   another profile, and further arguments of reproduce
 # make test   all fast tests;  make test-slow  the slower ones, with a server and Ray;  make lint  ruff, types, twin cells
 # make test-other-python   the fast tests that need no model, on Python 3.13
 PYTHON ?= python3
@@ -28,7 +29,7 @@ assets: $(BIN)/.requirements
 	$(BIN)/python -m ppo_codet5.helpers.assets
 
 demo: assets
-	$(BIN)/python -m ppo_codet5.reproduce --profile $(PROFILE)
+	$(BIN)/python -m ppo_codet5.reproduce --profile $(PROFILE) $(ARGS)
 
 demo-quick: PROFILE := smoke
 demo-quick: demo

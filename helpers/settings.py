@@ -67,7 +67,7 @@ _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "eval_split": ("train", "validation", "test"),
-    "prompt_form": ("completion", "chat", "chat-free"),
+    "prompt_form": ("completion", "chat", "chat-fenced", "chat-free"),
     "epic_variant": ("paper", "public"),
     "reflexion_variant": ("paper", "public"),
 }

@@ -16,7 +16,10 @@ from ppo_codet5.helpers.runs import RunError
 NOTEBOOKS = ("01_ppo_codet5.ipynb", "02_PPO_LlaMa.ipynb", "03_baselines.ipynb", "04_results.ipynb")
 FORMS = {"01_ppo_codet5.ipynb": "completion", "02_PPO_LlaMa.ipynb": "chat"}  # 03 plays the baselines of each
 # Profiles of one code model leave out the notebook of the other one.
-LEFT_OUT = {"codet5_a100": ("02_PPO_LlaMa.ipynb",), "codellama_a100": ("01_ppo_codet5.ipynb",)}
+LEFT_OUT = {
+    "codet5_a100": ("02_PPO_LlaMa.ipynb",),
+    **dict.fromkeys(("codellama_a100", "coder", "coder_published"), ("01_ppo_codet5.ipynb",)),
+}
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # 3e-4, which YAML reads as text
 
 

@@ -22,6 +22,9 @@ from ppo_codet5.helpers.runs import RunError
 from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource
 from ppo_codet5.running import run_all
 
+CODER_MINUTES = "not timed yet"  # of profile coder on two CPU cores, e.g. "about 100 minutes"
+CODER_DOWNLOAD = "about 1.6 GB"
+
 
 def run(args: argparse.Namespace) -> int:
     """Plan, check everything, run, report; 1 if a task failed."""
@@ -59,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         root = Path(values.get("run_dir", "runs"))
         for folder in dict.fromkeys(task.folder for task in tasks):
             keep(folder, Path(args.keep) / folder.relative_to(root))
+    if args.profile in ("laptop", "smoke") and args.cell is None and not failed:
+        print(f"\n{next_step()}")
     if failed and len(tasks) > 1:  # again, after all that the others printed
         print(*failed, sep="\n", file=sys.stderr)
     return int(bool(failed))
@@ -79,6 +84,14 @@ def headline(tasks: Sequence[Task]) -> str:
         if paths:
             lines += [*(f"summary            {path}" for path in paths), "", scoring.table(scores), ""]
     return "\n".join(lines).rstrip("\n")
+
+
+def next_step() -> str:
+    """How to go on from the small model: with make in a checkout, where the command may not be installed."""
+    root = Path(__file__).resolve().parent.parent
+    make = Path.cwd() == root and (root / "Makefile").exists()
+    command = "make demo PROFILE=coder" if make else "ppo-codet5 reproduce --profile coder"
+    return f"next, a real code model: {command} (two CPU cores: {CODER_MINUTES}; downloads {CODER_DOWNLOAD} once)"
 
 
 def keep(run_dir: Path, target: Path) -> None:
