@@ -10,6 +10,7 @@ import os
 import random
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def load_problems(
 
     Raises:
         ProblemError: unknown source or split, a file or row that cannot be used (the message names the file and the
-            line), a hub that cannot be reached, a limit below 1, or no problem left.
+            line), a hub that cannot be reached, a limit below 1, or no problem of the split (it names those there are).
     """
     if split is not None and split not in MBPP_SPLITS:
         raise ProblemError(f"unknown split {split!r}; choose one of {', '.join(MBPP_SPLITS)}, or None for all")
@@ -104,8 +105,8 @@ def load_problems(
         )
 
     problems: list[Problem] = []
-    splits: set[str | None] = set()
     places: dict[int, str] = {}
+    sizes: Counter[str | None] = Counter()
     for place, row in rows:
         try:
             problem, its_split = (humaneval_problem(row), "test") if name == "humaneval" else _mbpp_problem(row)
@@ -116,11 +117,11 @@ def load_problems(
                 f"{place}: task_id {problem.task_id} was used before, in {places[problem.task_id]}; give it another"
             )
         places[problem.task_id] = place
-        splits.add(its_split)
+        sizes[its_split] += 1
         if split is None or its_split == split:
             problems.append(problem)
     if not problems:
-        raise ProblemError(f"no problems in {name!r}" + _other_splits(name, split, splits))
+        raise ProblemError(_none_left(name, split, sizes))
 
     if name in ("mbpp", "humaneval"):
         problems.sort(key=lambda problem: problem.task_id)  # the hub keeps each split in a file of its own
@@ -128,21 +129,6 @@ def load_problems(
         random.Random(seed).shuffle(problems)
         del problems[limit:]
     return problems
-
-
-def _other_splits(name: str, split: str | None, found: set[str | None]) -> str:
-    """The end of a sentence that a split is empty: what there is instead, and what to do."""
-    if split is None or not found:
-        return ""
-    there = ", ".join(sorted(filter(None, found))) or "none"
-    if name == "humaneval":
-        advice = "train and tune on others (train_problems, such as mbpp)"
-    else:
-        advice = (
-            "give its rows the field 'split', or ids in MBPP's ranges "
-            f"({', '.join(f'{key} {ids[0]}-{ids[-1]}' for key, ids in MBPP_SPLITS.items())}), or use other problems"
-        )
-    return f" for split {split!r}; it has: {there}; {advice}"
 
 
 def problem_set_hash(problems: Sequence[Problem]) -> str:
@@ -287,6 +273,27 @@ def _mbpp_problem(row: Mapping[str, Any]) -> tuple[Problem, str | None]:
         reference=reference,
     )
     return problem, split
+
+
+def _none_left(name: str, split: str | None, sizes: Mapping[str | None, int]) -> str:
+    """Why no problem is left, and what to do: the sentence of an error."""
+    if split is None or not sizes:
+        return f"no problems in {name!r}: it is empty; give it one JSON object a line, in the MBPP schema"
+    there = ", ".join(f"{count} of {its_split or 'no split'}" for its_split, count in sizes.items())
+    ways = []
+    if name not in ("mbpp", "humaneval", "starter"):
+        ways.append(
+            f'give rows the field "split": "{split}" (without it the task_id decides, as in MBPP: '
+            f"{MBPP_SPLITS[split][0]} to {MBPP_SPLITS[split][-1]})"
+        )
+    if split in ("train", "validation"):
+        ways.append(
+            "train and tune on another set with train_problems (environment.train_dataset_name in a config), e.g. mbpp"
+        )
+    if split != "train":
+        ways.append("score another split, with eval_split")
+    missing = ", so nothing to train on" if split == "train" else ""
+    return f"no problems of split {split!r} in {name!r}{missing}; it has {there}: {', or '.join(ways)}"
 
 
 def _humaneval_rows() -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -69,7 +69,9 @@ class ModelConfig(Section):
         "writes the programs in the chat forms: hub name, local folder or smollm2-135m",
         "code_model",
     )
-    prompt_form: str = _option("completion", '"completion" asks codet5_model, "chat", "chat-fenced" and "chat-free" codellama_model')
+    prompt_form: str = _option(
+        "completion", '"completion" asks codet5_model; "chat", "chat-fenced" and "chat-free" ask codellama_model'
+    )
     rewriter_model: str = _option(
         "meta-llama/Llama-3.2-3B-Instruct", "instruct model that rewrites prompts and reflects"
     )
@@ -128,7 +130,9 @@ class EnvironmentConfig(Section):
     dataset_name: str = _option(
         "mbpp", '"starter", "mbpp", "humaneval" or the path of a .jsonl in the MBPP schema', "problems"
     )
-    train_dataset: str | None = _option(None, "train and tune on these instead, null for the same", "train_problems")
+    train_dataset_name: str | None = _option(
+        None, "train and tune on these instead, null for the same", "train_problems"
+    )
     dataset_split: str = _option(
         "test", 'split that is scored, "validation" while tuning; training uses train', "eval_split"
     )

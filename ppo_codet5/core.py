@@ -132,11 +132,13 @@ def load_parts(config, code=None, rewriter=None):
     return Parts(code, rewriter, Lexicon(word_vectors=config.word_vectors), Embedder(config.embedder), sandbox)
 
 
-def load_split(config, split):
-    """The problems of a split as the parameters choose them; those that are scored are the same for every seed."""
-    scored = split == config.eval_split  # what is trained and tuned on may come from elsewhere
+def load_split(config, split, scored=False):
+    """The problems of a split as the parameters choose them; those that are scored are the same for every seed.
+
+    What is ``scored`` is of ``config.problems``, what is trained or tuned on of ``config.train_problems`` if given.
+    """
     source = config.problems if scored else config.train_problems or config.problems
-    limit, seed = (config.train_limit, config.seed) if split == "train" else (config.eval_limit, 0)
+    limit, seed = (config.train_limit, config.seed) if split == "train" and not scored else (config.eval_limit, 0)
     return load_problems(source, split=split, limit=limit, seed=seed)
 
 
@@ -163,14 +165,14 @@ def completion_prompt(problem, task, config, reflections=()):
 
 
 def chat_prompt(problem, task, config, reflections=()):
-    """Prompt as a chat of one user message, and the forced start of the reply, "" in the form "chat-free" (02)."""
+    """Prompt as a chat of one user message, and the start of the reply that ``config.prompt_form`` forces (02)."""
     notes = [f"Note: {note}" for note in reflections]
     words = [task, *notes, "Your code must pass:", *shown(problem, config)]
     if config.prompt_form == "chat-free":
         words.append("Write the code between [PYTHON] and [/PYTHON].")
-        return (("user", "\n".join(words)),), ""
-    start = "" if config.prompt_form == "chat-fenced" else f"def {problem.entry_point}("
-    return (("user", "\n".join(words)),), f"```python\n{start}"
+    starts = {"chat-fenced": "```python\n", "chat-free": ""}
+    start = starts.get(config.prompt_form, f"```python\ndef {problem.entry_point}(")
+    return (("user", "\n".join(words)),), start
 
 
 def code_prompt(problem, task, config, reflections=()):
@@ -254,7 +256,8 @@ class ReflexionMemory:
 
     Reflexion, arXiv 2303.11366, section 3; size 3 as there. An entry is ``[episode key, task, reflection, shared]``.
     Other episodes see an entry only once its own has ended as a training episode; entries of evaluated problems
-    are never shared and are forgotten at the end.
+    are never shared and are forgotten at the end. What is shared belongs to no episode: the problems that are scored
+    may be of another set and have the same numbers.
     """
 
     embedder: Embedder
@@ -267,8 +270,9 @@ class ReflexionMemory:
 
     def recall(self, key, task):
         """Reflections for a rewrite, at most ``size``, the most useful last."""
-        own = [entry[2] for entry in self.entries if entry[0] == key][-self.size :] if self.size else []
-        others = [entry for entry in self.entries if entry[3] and entry[0] != key]
+        own = [entry[2] for entry in self.entries if entry[0] == key and not entry[3]]
+        own = own[-self.size :] if self.size else []
+        others = [entry for entry in self.entries if entry[3]]
         room = self.size - len(own)
         if not others or not room:
             return own
@@ -279,7 +283,7 @@ class ReflexionMemory:
     def end(self, key, training):
         """The episode is over: share what was learned in training if the scope is the run, forget the rest."""
         share = training and self.scope == "run"
-        self.entries = [entry for entry in self.entries if entry[0] != key or share]
+        self.entries = [entry for entry in self.entries if entry[0] != key or entry[3] or share]
         for entry in self.entries:
             entry[3] = entry[3] or entry[0] == key
 
@@ -963,7 +967,7 @@ def learn(agent, envs, updates, steps, seed=0, bootstrap=False, each=None):
 
 
 def validation_problems(config):
-    """What training looks at now and then to tune by; none if ``eval_frequency`` is 0."""
+    """What training looks at now and then to tune by, of the set that it trains on; none if ``eval_frequency`` is 0."""
     source = config.train_problems or config.problems
     return load_problems(source, "validation", config.eval_episodes, seed=0) if config.eval_frequency else []
 
@@ -1088,8 +1092,8 @@ class PPOCodeT5Trainer:
 
     def __init__(self, config, code=None, rewriter=None, parts=None):
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
-        self.problems = {split: load_split(self.config, split) for split in ("train", self.config.eval_split)}
-        self.scored, self.agent = self.problems[self.config.eval_split], None
+        self.problems = {"train": load_split(self.config, "train")}
+        self.scored, self.agent = load_split(self.config, self.config.eval_split, scored=True), None
 
     @property
     def parts(self):
@@ -1173,8 +1177,8 @@ def summarise(run, config, strategies, problems):
     for phase, title in kinds.items():
         if before := [row for row in run.rows("attempts") if row["phase"] == phase]:
             spent[title] = scoring.cost(before)
-    shared = ("problems", "eval_split", "visible_tests", "max_steps", "code_model", "rewriter_model", "seed")
-    protocol = {name: getattr(config, name) for name in shared}
+    shared = ("problems", "train_problems", "eval_split", "visible_tests", "max_steps")
+    protocol = {name: getattr(config, name) for name in (*shared, "code_model", "rewriter_model", "seed")}
     return {
         "strategy": strategies[0],
         **protocol,

@@ -81,14 +81,21 @@ def strategies_of(values: dict[str, Any]) -> list[str]:
     return list(STRATEGIES) if names == "all" else [name.strip() for name in names.split(",")]
 
 
+def problem_sources(values: dict[str, Any]) -> list[tuple[str, str, int | None]]:
+    """Source, split and limit of the problems that a notebook with these parameters trains on, tunes on and scores."""
+    own, scored = values["train_problems"] or values["problems"], values["eval_split"]
+    found = [(own, "train", values["train_limit"])]
+    if values.get("eval_frequency") or ("strategies" in values and scored != "validation"):
+        found.append((own, "validation", None))
+    return [*found, (values["problems"], scored, values["eval_limit"])]
+
+
 def check_inputs(tasks: Sequence[dict[str, Any]]) -> None:
     """Load the problems, look for the models and at the run directories: what is wrong is found before anything is
     written. Takes the parameters of all tasks, and asks for each thing once. Downloads no weights."""
     from ppo_codet5.helpers import models, problems
 
-    sources = [(v["problems"], v["eval_split"], v["eval_limit"], v["seed"]) for v in tasks]
-    sources += [(v.get("train_problems") or v["problems"], "train", v["train_limit"], v["seed"]) for v in tasks]
-    for source in dict.fromkeys(sources):
+    for source in dict.fromkeys(source for values in tasks for source in problem_sources(values)):
         problems.load_problems(*source)
     for name in sorted({values[role] for values in tasks for role in ("code_model", "rewriter_model")}):
         models.check_model(name)

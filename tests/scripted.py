@@ -161,11 +161,14 @@ class _ScriptedEncoder(nn.Module):
 
 
 class _ScriptedEmbedding(nn.Module):
-    """One-hot, the problem's number at the last token of a prompt; a mark at each generated token; zero elsewhere."""
+    """One-hot, the problem's number at the last token of a prompt; a mark at each generated token; zero elsewhere.
 
-    def __init__(self, words: Any, problems: Sequence[Problem], width: int) -> None:
+    ``end``: what a prompt ends with, the function's name its only group.
+    """
+
+    def __init__(self, words: Any, problems: Sequence[Problem], width: int, end: str) -> None:
         super().__init__()
-        self.words, self.width, self.mark = words, width, len(problems)
+        self.words, self.width, self.mark, self.end = words, width, len(problems), end
         self.index = {problem.entry_point: i for i, problem in enumerate(problems)}
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -174,7 +177,7 @@ class _ScriptedEmbedding(nn.Module):
             hidden[:, 0, self.mark] = 1
         else:
             for row, ids in enumerate(input_ids):  # a prompt may be computed in pieces: only the last one has its end
-                if end := re.search(r"\bdef (\w+)\($", self.words.decode(ids)):
+                if end := re.search(self.end, self.words.decode(ids), re.DOTALL):
                     hidden[row, -1, self.index[end[1]]] = 1
         return hidden
 
@@ -182,9 +185,15 @@ class _ScriptedEmbedding(nn.Module):
 class _ScriptedHead(nn.Module):
     """Logits that force token number ``step`` of program number ``index``, both read from the hidden state."""
 
-    def __init__(self, words: Any, problems: Sequence[Problem], read: Callable[[torch.Tensor], list[tuple[int, int]]]):
+    def __init__(
+        self,
+        words: Any,
+        problems: Sequence[Problem],
+        read: Callable[[torch.Tensor], list[tuple[int, int]]],
+        start: str = "def {}(",
+    ) -> None:
         super().__init__()
-        starts = [f"def {problem.entry_point}(" for problem in problems]
+        starts = [start.format(problem.entry_point) for problem in problems]
         assert all(p.reference.startswith(start) for p, start in zip(problems, starts, strict=True))
         rest = [p.reference.removeprefix(start) for p, start in zip(problems, starts, strict=True)]
         self.programs = [[*words.encode(text, add_special_tokens=False), words.eos_token_id] for text in rest]
@@ -231,8 +240,12 @@ def scripted_t5(folder: Path, problems: Sequence[Problem], batch_size: int) -> T
     return generator
 
 
-def scripted_llama(folder: Path, problems: Sequence[Problem], batch_size: int) -> TransformersGenerator:
+def scripted_llama(
+    folder: Path, problems: Sequence[Problem], batch_size: int, fenced: bool = False
+) -> TransformersGenerator:
     """A tiny Llama that spells the references of ``problems`` (distinct names, fewer than its values are wide).
+
+    It goes on after the function's forced name or, ``fenced``, after an open code fence.
 
     Self-attention, uniform over the cached columns, averages the one-hot problem, which the last prompt token has, and
     the mark of generated tokens, into free dimensions of the stream; their quotient is the step.
@@ -256,6 +269,7 @@ def scripted_llama(folder: Path, problems: Sequence[Problem], batch_size: int) -
         return list(zip(index.tolist(), steps.tolist(), strict=True))
 
     generator = load_generator(str(folder), device="cpu", batch_size=batch_size)
-    generator.model.model.embed_tokens = _ScriptedEmbedding(generator.tokenizer, problems, config.hidden_size)
-    generator.model.lm_head = _ScriptedHead(generator.tokenizer, problems, read)
+    end = r"\bassert (\w+)\(.*```python\n$" if fenced else r"\bdef (\w+)\($"
+    generator.model.model.embed_tokens = _ScriptedEmbedding(generator.tokenizer, problems, config.hidden_size, end)
+    generator.model.lm_head = _ScriptedHead(generator.tokenizer, problems, read, "" if fenced else "def {}(")
     return generator

@@ -185,14 +185,33 @@ def rows_file(folder: Path, *rows: object) -> str:
         ([GOOD, {**GOOD, "task_id": 2, "test_list": []}], r"problems\.jsonl, line 2: the field 'test_list' is empty"),
         ([GOOD, "", GOOD], r"problems\.jsonl, line 3: task_id 1 was used before, in .*line 1"),
         ([{**GOOD, "code": "def f(:"}], r"problems\.jsonl, line 1: the reference code is not valid Python"),
-        ([], r"no problems in '\.\./problems\.jsonl' for split 'train'"),
-        ([GOOD], r"no problems in '\.\./problems\.jsonl' for split 'validation'"),
+        ([], r"no problems in '\.\./problems\.jsonl': it is empty"),
+        ([GOOD], r"no problems of split 'validation' in '\.\./problems\.jsonl'; it has 1 of train: .*511 to 600"),
     ],
 )
 def test_broken_problem_files_name_file_and_line(
     refused: Callable[..., str], tmp_path: Path, rows: list, words: str
 ) -> None:
     assert re.search(words, refused("-p", f"problems={rows_file(tmp_path, *rows)}"))
+
+
+def test_a_set_to_score_needs_one_to_train_and_to_tune_on(
+    refused: Callable[..., str], empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found before anything runs, also what only notebook 03 needs, the selection problems."""
+    trained, scored = ({**GOOD, "task_id": i, "split": split} for i, split in ((1, "train"), (2, "test")))
+    (empty.parent / "train.jsonl").write_text(json.dumps(trained))
+    rows_file(empty.parent, scored)
+    both = ("-p", "problems=../problems.jsonl", "-p", "eval_split=test")
+    assert re.search(r"'train' in '\.\./problems\.jsonl', so nothing to train on; .*train_problems", refused(*both))
+    said = refused(*both, "-p", "train_problems=../train.jsonl")
+    assert re.search(r"'validation' in '\.\./train\.jsonl'; it has 1 of train: .*train_problems", said)
+    said = refused(*both, "-p", "train_problems=../gone.jsonl")
+    assert "cannot read the problem file ../gone.jsonl" in said
+    line = ["reproduce", "--profile", "smoke", "--dry-run", *both, "-p"]
+    assert cli.main([*line, "train_problems=../train.jsonl", "--notebooks", "01", "02"]) == 0
+    assert cli.main([*line, "train_problems=starter"]) == 0
+    assert capsys.readouterr().out.count('"train_problems": "starter"') > 4  # each notebook has it
 
 
 def test_a_model_out_of_reach_a_locked_one_and_a_folder_without_one(

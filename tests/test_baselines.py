@@ -8,6 +8,7 @@ import re
 import types
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from notebooks import module_of
 from ppo_codet5.helpers.models import CachedGenerator, Completion, Request
-from ppo_codet5.helpers.problems import sides
+from ppo_codet5.helpers.problems import ProblemError, sides
 from ppo_codet5.helpers.replies import cut, extract_program
 from ppo_codet5.helpers.results import scoring
 from ppo_codet5.helpers.runs import RunError, read_rows
@@ -100,11 +101,15 @@ def played(baselines: Any, strategy: str) -> dict[int, list[dict[str, Any]]]:
 # Prompts
 
 
+CHAT = dict.fromkeys(("chat", "chat-fenced", "chat-free"), "02_PPO_LlaMa.ipynb")
+FORMS = (("completion", "01_ppo_codet5.ipynb"), *CHAT.items())
+
+
 def test_both_prompts_are_those_of_notebooks_01_and_02() -> None:
     baselines, notes = module_of("03_baselines.ipynb"), ("It is off by one.", "It forgets zero.")
-    for form in ("completion", "chat", "chat-fenced", "chat-free"):
+    for form, notebook in FORMS:
         changes = {"prompt_form": form} if form != "completion" else {}
-        theirs = module_of("02_PPO_LlaMa.ipynb" if changes else "01_ppo_codet5.ipynb", **changes)
+        theirs = module_of(notebook, **changes)
         assert baselines.STOP_RULE == theirs.STOP_RULE == core.STOP_RULE
         for problem in STARTER["test"][:20]:
             for visible, args in ((1, (problem, problem.text)), ("all", (problem, "Other words."))):
@@ -116,25 +121,17 @@ def test_both_prompts_are_those_of_notebooks_01_and_02() -> None:
                 assert all(note in text for note in notes)
 
 
-def test_what_each_form_forces_of_the_reply() -> None:
-    problem, starts = STARTER["test"][0], {}
-    for form in ("completion", "chat", "chat-fenced", "chat-free"):
-        starts[form] = core.code_prompt(problem, problem.text, small(prompt_form=form))[1]
-    name = f"def {problem.entry_point}("
-    assert starts == {
-        "completion": name,
-        "chat": f"```python\n{name}",
-        "chat-fenced": "```python\n",
-        "chat-free": "",
-    }
-    reply = starts["chat-fenced"] + f"import math\n\n{name}x):\n    return math.floor(x)\n```\nIt rounds."
-    program, _ = extract_program(reply, problem.entry_point)
-    assert program.startswith("import math") and "It rounds" not in program
-
-
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(ValueError, match="prompt_form = 'completion' must be 'chat', 'chat-fenced' or 'chat-free'"):
+    with pytest.raises(ValueError, match="= 'completion' must be 'chat', 'chat-fenced' or 'chat-free'"):
         module_of("02_PPO_LlaMa.ipynb", prompt_form="completion")
+
+
+def test_what_each_chat_form_forces_a_reply_to_start_with() -> None:
+    problem = STARTER["test"][0]
+    asked = {form: core.code_prompt(problem, "Task.", small(prompt_form=form)) for form in CHAT}
+    starts = {"chat": f"```python\ndef {problem.entry_point}(", "chat-fenced": "```python\n", "chat-free": ""}
+    assert {form: start for form, (_, start) in asked.items()} == starts
+    assert asked["chat"][0] == asked["chat-fenced"][0] != asked["chat-free"][0]
 
 
 CODE = "import math\n\ndef half(x):\n    return math.floor(x / 2)\n"
@@ -173,6 +170,25 @@ def test_a_llama_asked_in_chat_form_scores_one_if_it_spells_the_references(tmp_p
     assert all(all(episode.attempts[0]["full_mask"]) for episode in episodes)
     request = core.code_request(problems[0], "Task.", config, seed=0)
     assert request.prompt[0][0] == "user" and request.prefix.startswith("```python\ndef ")
+
+
+def test_in_a_fence_imports_and_helpers_may_stand_above_the_function(tmp_path: Path, parts: Parts) -> None:
+    """As above in the form "chat-fenced": a program that the forced start of the form "chat" would have ruled out."""
+    problems = STARTER["test"][:12]
+    above = "import math\n\n\ndef same(value):\n    return math.prod([1]) and value\n\n\n"
+    written = [
+        replace(p, reference=f"{above}{p.reference}\n\n\n{p.entry_point} = same({p.entry_point})\n```\nIt works.")
+        for p in problems
+    ]
+    llama = scripted_llama(tmp_path / "llama", written, 5, fenced=True)
+    chat = Parts(llama, Rewriter(), parts.lexicon, parts.embedder, parts.sandbox)
+    world = core.PromptWorld(small(max_new_tokens=300, prompt_form="chat-fenced"), chat, problems)
+    episodes = [core.Episode(problem, 0) for problem in problems]
+    world.advance(episodes, [0] * len(episodes))
+    assert [episode.best for episode in episodes] == [1] * len(problems)
+    for episode in episodes:
+        (attempt,) = episode.attempts
+        assert attempt["code"].startswith(above) and "It works" not in attempt["code"] and all(attempt["full_mask"])
 
 
 # Budgets, rows, random numbers
@@ -536,6 +552,27 @@ def test_choosing_looks_at_selection_problems_only(make: Callable[..., Any]) -> 
         names = {f"def {problem.entry_point}(" for problem in baselines.problems["schedule"]}
         assert asked[0] == names and not names & {f"def {p.entry_point}(" for p in baselines.problems["eval"]}
         assert {row["phase"] for row in rows_of(baselines, "schedule", None)} == {"selection", "eval"}
+
+
+def test_one_set_is_tuned_and_trained_on_and_another_scored(make: Callable[..., Any], tmp_path: Path) -> None:
+    scored = STARTER["test"][:4]
+    rows = [
+        {"task_id": 3001 + i, "split": "test", "text": p.text, "code": p.reference, "test_list": p.tests}
+        for i, p in enumerate(scored)
+    ]
+    (tmp_path / "scored.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    theirs = {"problems": str(tmp_path / "scored.jsonl"), "train_problems": "starter"}
+    baselines = make(**theirs)
+    for strategy, phase, split in (("schedule", "selection", "validation"), ("bandit", "train", "train")):
+        baselines.run(strategy, report=quiet)
+        used = {row["task_id"] for row in rows_of(baselines, strategy, phase)}
+        assert used and used <= IDS[split]
+        assert {row["task_id"] for row in rows_of(baselines, strategy)} == {3001, 3002, 3003, 3004}
+    assert make(**theirs).pending(["schedule", "bandit"]) == []
+    with pytest.raises(RunError, match=r"different: .*train_problems"):
+        make(problems="starter").pending(["schedule"])
+    with pytest.raises(ProblemError, match="nothing to train on"):
+        make(**theirs | {"train_problems": None})
 
 
 def test_each_candidate_scores_as_if_it_alone_had_been_played(make: Callable[..., Any]) -> None:

@@ -18,7 +18,7 @@ import pytest
 from ppo_codet5.helpers.runs import read_rows
 from tiny import save_llama, save_t5
 
-from ppo_codet5 import cli
+from ppo_codet5 import cli, reproduce
 from ppo_codet5.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -270,6 +270,63 @@ def misspelt(folder: Path) -> str:
     return str(folder / "mine.yaml")
 
 
+def test_train_takes_another_set_to_train_on(
+    tmp_path: Path, config: Callable[..., str], here: Callable[..., str], says: Callable[..., str]
+) -> None:
+    """Scores the validation problems (profile smoke) of a file that has no others."""
+    row = {"task_id": 1, "split": "validation", "text": "Write a function that doubles a number."}
+    row |= {"code": "def double(n):\n    return 2 * n", "test_list": ["assert double(2) == 4"]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    line = ("train", "--config", config(), "--output-dir", str(tmp_path / "run"))
+    mine = ("--set", f"environment.dataset_name={tmp_path / 'mine.jsonl'}")
+    assert "nothing to train on" in says(*line, *mine) and not (tmp_path / "run").exists()
+    here(*line, *mine, "--set", "environment.train_dataset_name=starter")
+    rows = read_rows(tmp_path / "run" / "attempts.jsonl")
+    assert {row["task_id"] for row in rows if row["phase"] == "eval"} == {1}
+    assert all(row["task_id"] > 1000 for row in rows if row["phase"] == "train")
+    assert Config.from_run(tmp_path / "run").environment.train_dataset_name == "starter"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fails", "said"),
+    [
+        ([], False, True),
+        (["--profile", "smoke"], False, True),
+        (["--profile", "smoke"], True, False),
+        (["--profile", "coder", "-p", "problems=starter"], False, False),
+    ],
+)
+def test_the_demo_says_how_to_go_on(
+    arguments: list[str],
+    fails: bool,
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With make where the checkout is the working directory, and with the command anywhere else."""
+    monkeypatch.setattr(reproduce, "run_all", lambda tasks, *_: [(task, "no" * fails) for task in tasks])
+    monkeypatch.setattr(reproduce, "check_inputs", lambda values: None)
+    monkeypatch.setattr(reproduce, "headline", lambda tasks: "a table")
+    commands = {tmp_path: "ppo-codet5 reproduce --profile coder", ROOT: "make demo PROFILE=coder"}
+    for folder, command in commands.items():
+        monkeypatch.chdir(folder)
+        assert cli.main(["reproduce", *arguments]) == int(fails)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert said == (f": {command} (" in last) == last.startswith("next, ")
+        if said:
+            assert reproduce.CODER_TIME in last and reproduce.CODER_DOWNLOAD in last
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+def test_make_hands_further_arguments_on() -> None:
+    line = ["make", "--dry-run", "--directory", str(ROOT), "demo", "PROFILE=coder"]
+    for more, end in (([], ""), (["ARGS=-p problems=mbpp.jsonl --seeds 0 1"], " -p problems=mbpp.jsonl --seeds 0 1")):
+        done = subprocess.run([*line, *more], capture_output=True, text=True, check=True).stdout
+        (command,) = [text for text in done.splitlines() if "ppo_codet5.reproduce" in text]
+        assert command.rstrip().endswith(f"-m ppo_codet5.reproduce --profile coder{end}")
+
+
 def test_train_refuses_what_it_cannot_run(tmp_path: Path, config: Callable[..., str], says: Callable[..., str]) -> None:
     path, out = config(), ("--output-dir", str(tmp_path / "out"))
     assert "training.gamma = 2 must be between 0 and 1" in says(
@@ -394,18 +451,3 @@ def test_the_api_of_the_readme(models: Path, tmp_path: Path, parts: Any) -> None
     # The same run as the notebook's with these parameters.
     same = PPOCodeT5Trainer(small(), parts=parts)
     assert same.identity("ppo", same.scored) == trainer.identity("ppo", trainer.scored)
-
-
-def test_the_demo_takes_a_profile_and_more_and_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ppo_codet5 import reproduce
-
-    asked = ["make", "-n", "demo", "PROFILE=coder", "ARGS=-p problems=my.jsonl"]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.rstrip().endswith("-m ppo_codet5.reproduce --profile coder -p problems=my.jsonl")
-    monkeypatch.chdir(ROOT)
-    assert "make demo PROFILE=coder " in reproduce.go_on() and "1.6 GB" in reproduce.go_on()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "Makefile").touch()  # somebody else's
-    assert "ppo-codet5 reproduce --profile coder " in reproduce.go_on()

@@ -136,6 +136,24 @@ def test_the_defaults_are_the_a100_profile_with_one_assert_shown() -> None:
     assert config == Config()
 
 
+def test_the_set_to_train_on_has_a_published_style_name_and_is_kept(tmp_path: Path) -> None:
+    assert Config().environment.train_dataset_name is None and Config().to_parameters().train_problems is None
+    config = Config.from_parameters({"problems": "humaneval", "train_problems": "mbpp"})
+    assert (config.environment.dataset_name, config.environment.train_dataset_name) == ("humaneval", "mbpp")
+    assert Config.load(config.save(tmp_path / "c.json")).to_parameters().train_problems == "mbpp"
+    with pytest.raises(ConfigError, match=r"environment\.train_dataset_name = 3 is a int, expected str or None"):
+        config.environment.train_dataset_name = 3
+
+
+def test_the_coder_s_profiles_differ_in_the_protocol_only() -> None:
+    leak_free, published = load_profile("coder"), load_profile("coder_published")
+    assert leak_free.keys() == published.keys()
+    differ = {name: (value, published[name]) for name, value in leak_free.items() if value != published[name]}
+    assert differ == {"visible_tests": (1, "all"), "run_dir": ("runs/coder", "runs/coder_published")}
+    flat = Config.from_profile("coder").to_parameters()
+    assert (flat.code_model, flat.rewriter_model) == ("qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
+
+
 def test_the_form_of_prompt_chooses_the_model() -> None:
     config = Config()
     assert config.to_parameters().code_model == "Salesforce/codet5p-770m-py"

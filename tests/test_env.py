@@ -680,6 +680,19 @@ def test_the_most_similar_training_problem_is_recalled_last(embedder: Embedder) 
     assert memory.recall([9, 0], "Sum of two integers.") == ["add", "own"]
 
 
+def test_what_training_left_is_no_note_of_a_scored_problem_with_the_same_number(embedder: Embedder) -> None:
+    """Task ids are those of one set: the scored problems may be of another one."""
+    memory = ReflexionMemory(embedder, size=2, scope="run")
+    for visit, (task, text) in enumerate([("Add two numbers.", "add"), ("Reverse a string.", "reverse")]):
+        memory.add([1, visit], task, text)
+        memory.end([1, visit], training=True)
+    assert memory.recall([1, 0], "Reverse some text.") == ["add", "reverse"]  # by likeness, the nearest last
+    memory.add([1, 0], "Reverse some text.", "own")
+    assert memory.recall([1, 0], "Reverse some text.") == ["reverse", "own"]
+    memory.end([1, 0], training=False)
+    assert memory.recall([1, 0], "Reverse some text.") == ["add", "reverse"]
+
+
 # Rewriter
 
 

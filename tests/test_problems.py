@@ -128,6 +128,20 @@ def test_splits_follow_the_task_ids_unless_the_row_says_otherwise(write):
     assert len(load_problems(path)) == 10
 
 
+def test_a_split_without_problems_is_named_with_those_there_are_and_what_to_do(write):
+    path = write(row(601), row(11), row(12), row(2000))
+    with pytest.raises(ProblemError) as caught:
+        load_problems(path, "validation")
+    said = str(caught.value)
+    for words in (str(path), "1 of train, 2 of test, 1 of no split", '"split": "validation"', "511 to 600"):
+        assert words in said
+    assert "train_problems" in said and "eval_split" in said and "\n" not in said
+    with pytest.raises(ProblemError, match=r"it has 3 of train: .*score another split, with eval_split"):
+        load_problems(write(*(row(i) for i in (601, 602, 603))), "test")
+    with pytest.raises(ProblemError, match=r"no problems in '.*empty\.jsonl': it is empty"):
+        load_problems(write(name="empty.jsonl"), "test")
+
+
 def test_limit_takes_a_seeded_nested_subset(write):
     path = write(*(row(i) for i in range(601, 641)))
     ids = [p.task_id for p in load_problems(path)]
@@ -385,7 +399,9 @@ def test_hub_data_sets_are_joined_over_their_splits(monkeypatch):
     assert [p.task_id for p in load_problems("mbpp")] == [1, 11, 511, 601, 602]
     assert [p.task_id for p in load_problems("mbpp", "train")] == [601, 602]
     assert [p.task_id for p in load_problems("humaneval", "test")] == [0, 1, 2]
-    with pytest.raises(ProblemError, match="no problems in 'humaneval' for split 'train'"):
+    with pytest.raises(
+        ProblemError, match=r"'train' in 'humaneval', so nothing to train on; it has 3 .*train_problems"
+    ):
         load_problems("humaneval", "train")
 
     def away(*_):
@@ -487,27 +503,3 @@ def test_a_wrong_program_fails_where_the_asserts_are_in_a_loop(humaneval):
     with Sandbox() as sandbox:
         verdicts = sandbox.run([p.program(f"def {p.entry_point}(*_):\n    return 'no such value'") for p in looped])
     assert not any(verdict.passed for verdict in verdicts)
-
-
-def test_the_documented_example_of_ones_own_problems_loads_and_its_references_pass(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "running.md").read_text(encoding="utf-8")
-    rows = page.split("## Problems of your own")[1].split("```json\n")[1].split("```")[0]
-    (path := tmp_path / "my.jsonl").write_text(rows)
-    (train,), (test,) = load_problems(path, "train"), load_problems(path, "test")
-    assert (train.entry_point, test.entry_point) == ("add", "middle") and test.challenge_tests
-    with Sandbox(workers=1) as sandbox:
-        assert all(v.passed for v in sandbox.run([p.program(p.reference) for p in (train, test)]))
-    with pytest.raises(
-        ProblemError, match="for split 'validation'; it has: test, train; give its rows the field 'split'"
-    ):
-        load_problems(path, "validation")
-    path.write_text(rows.replace('"code"', '"kode"', 1))
-    with pytest.raises(ProblemError, match=r"my\.jsonl, line 1: the field 'code' is missing; every row needs it"):
-        load_problems(path)
-
-
-def test_humaneval_has_nothing_to_train_on_and_says_what_does() -> None:
-    with pytest.raises(
-        ProblemError, match=r"for split 'train'; it has: test; train and tune on others \(train_problems"
-    ):
-        load_problems("humaneval", "train")

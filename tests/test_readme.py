@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ppo_codet5.helpers.problems import MBPP_SPLITS, ProblemError, load_problems
 from statsmodels.stats.proportion import proportion_confint
 
 from tools import update_docs
@@ -234,6 +236,39 @@ def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
     named = re.findall(r"`((?:profiles|results|slurm|tests|tools|benchmarks|data)/[\w./-]+)`", text)
     for path in [*(page.parent / link for link in links), *(ROOT / name for name in named)]:
         assert path.exists(), path
+
+
+def test_the_example_of_problems_of_one_s_own_works_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    rows = re.search(r"<!-- example: .*-->\n```json\n(.*?)```", page, re.DOTALL)[1]
+    check = re.search(r"<!-- check: .*-->\n```python\n(.*?)```", page, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").write_text(rows, encoding="utf-8")
+    exec(compile(check, "docs/running.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1] == "3 problems; references that fail: {}"
+    found = {split: load_problems("mine.jsonl", split) for split in ("train", "validation", "test")}
+    assert [len(problems) for problems in found.values()] == [1, 1, 1]
+    table = page.split("## Problems of your own")[1].split("For example")[0]
+    described = set(re.findall(r"^\| `(\w+)`(?: \(or `\w+`\))? \|", table, re.MULTILINE))
+    used = set().union(*(json.loads(row) for row in rows.splitlines()))
+    assert used <= described and {"test_setup_code", "task_id"} <= described
+    needed = set(re.findall(r"^\| `(\w+)`.* needed \|", table, re.MULTILINE))
+    for field in described:  # what the page calls needed is, and the rest is not
+        row = {k: v for k, v in json.loads(rows.splitlines()[0]).items() if k != field}
+        Path("less.jsonl").write_text(json.dumps(row), encoding="utf-8")
+        with pytest.raises(ProblemError, match=f"'{field}' is missing") if field in needed else nullcontext():
+            load_problems("less.jsonl")
+    for split, ids in MBPP_SPLITS.items():
+        assert f"{ids[0]} to {ids[-1]} `{split}`" in table.replace("\n", " ")
+    for error in re.findall(r"^error: (.*)", page.split("## Problems of your own")[1], re.MULTILINE):
+        first, second = rows.splitlines()[1:], json.loads(rows.splitlines()[1]) | {"test_list": []}
+        bad = first if "split" in error else [rows.splitlines()[0], json.dumps(second)]
+        Path("mine.jsonl").write_text("\n".join(bad), encoding="utf-8")
+        with pytest.raises(ProblemError) as caught:
+            load_problems("mine.jsonl", "train")
+        assert str(caught.value).startswith(error.removesuffix("..."))
 
 
 def test_the_map_shows_the_tree() -> None:

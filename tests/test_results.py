@@ -321,6 +321,16 @@ def test_every_protocol_of_the_agent_is_a_column_the_leak_free_one_first(tmp_pat
     assert {"chat" in c.title for c in columns[:2]} == {True, False} and len({c.title for c in columns}) == 3
 
 
+def test_agents_that_learned_from_different_sets_are_two_columns_and_the_titles_say_so(tmp_path):
+    make_run(tmp_path / "same", "ppo", train_problems=None)
+    make_run(tmp_path / "other", "ppo", train_problems="sets/more.jsonl", train="hash of others")
+    make_run(tmp_path / "random", "random", train_problems="sets/more.jsonl", train="hash of others")  # does not train
+    columns, notes = read(tmp_path)
+    assert notes == [] and ["random" in column.entries for column in columns] == [True, True]
+    assert sorted("of more.jsonl" in column.title for column in columns) == [False, True]
+    assert all("24 training episodes" in column.title for column in columns)
+
+
 def test_without_the_agent_the_largest_comparable_set_is_shown(tmp_path):
     for seed in range(2):
         make_run(tmp_path / f"random{seed}", "random", seed)

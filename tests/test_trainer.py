@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,13 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ppo_codet5.helpers import settings
-from ppo_codet5.helpers.problems import STARTER as STARTER_FILE
+from ppo_codet5.helpers import assets
+from ppo_codet5.helpers.problems import Problem, ProblemError, load_problems
 from ppo_codet5.helpers.runs import RunError, read_rows
 from scripted import STARTER, Scripted, small
 
 from ppo_codet5 import core
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
+from ppo_codet5.envs import make_env
 
 CONTENT = ("attempts.jsonl", "metrics.jsonl", "results.csv", "summary.json")
 SIX_UPDATES = {"train_limit": 8, "max_episodes": 24, "num_envs": 2, "eval_limit": 9, "memory_scope": "run"}
@@ -132,8 +135,8 @@ def test_equal_configs_give_equal_bytes_with_a_cold_and_a_warm_cache(whole: tupl
 def test_references_that_fail_are_named_when_the_run_starts(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def spoiled(config, split):
-        first, *others = load_split(config, split)
+    def spoiled(config, split, **which):
+        first, *others = load_split(config, split, **which)
         return [replace(first, challenge_tests=(f"assert {first.entry_point} is None",)), *others]
 
     load_split = core.load_split
@@ -159,35 +162,79 @@ def test_no_word_and_no_record_of_references_that_pass(
     assert "failing_references" not in json.loads((whole[0] / "config.json").read_text())
 
 
-def test_trained_on_one_set_and_scored_on_another(parts: Parts, tmp_path: Path) -> None:
-    """The set that is scored has no train split at all, as HumanEval; its ids are those of the other set, too."""
-    rows = [json.loads(line) for line in STARTER_FILE.read_text(encoding="utf-8").splitlines()]
-    scored = [{**row, "text": f"Scored. {row['text']}"} for row in rows if row["split"] == "test"][:5]
-    (tmp_path / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scored))
-    config = small(**{**SIX_UPDATES, "problems": str(tmp_path / "scored.jsonl"), "train_problems": "starter"})
-    PPOCodeT5Trainer(config, parts=parts).train(tmp_path / "run", report=quiet)
-    attempts = list(read_rows(tmp_path / "run" / "attempts.jsonl"))
-    asked = {phase: {row["task_id"] for row in attempts if row["phase"] == phase} for phase in ("train", "eval")}
-    assert asked["eval"] == {row["task_id"] for row in scored}
-    assert asked["train"] <= {row["task_id"] for row in rows if row["split"] == "train"} and len(asked["train"]) == 8
-    assert all(
-        ("Scored." in row["prompt"]) == (row["phase"] == "eval")
-        for row in attempts
-        if (row["action"], row["attempt"]) == (0, 0)
-    )
-    other = small(**{**SIX_UPDATES, "problems": str(tmp_path / "scored.jsonl"), "train_problems": STARTER_FILE})
-    with pytest.raises(RunError, match="train_problems"):
-        PPOCodeT5Trainer(other, parts=parts).train(tmp_path / "run", report=quiet)
+def problem_file(path: Path, splits: dict[str, list[Problem]]) -> str:
+    """Problems as rows of the MBPP schema, with task ids that training problems of the starter set have too."""
+    ids, rows = itertools.count(1001), []
+    for split, problems in splits.items():
+        for problem in problems:
+            row = {"task_id": next(ids), "split": split, "text": problem.text, "code": problem.reference}
+            rows.append(json.dumps(row | {"test_list": problem.tests, "challenge_test_list": problem.challenge_tests}))
+    path.write_text("\n".join(rows))
+    return str(path)
 
 
-def test_a_set_without_a_train_split_says_what_to_do(tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in STARTER_FILE.read_text(encoding="utf-8").splitlines()]
-    path = tmp_path / "scored.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["split"] == "test"))
-    with pytest.raises(ValueError, match=r"scored\.jsonl' for split 'train'; it has: test; give its rows .*601-974"):
-        core.load_split(small(problems=str(path)), "train")
-    with pytest.raises(RunError, match=r"train_problems = 'mbpp' with eval_split = 'train'.*leave train_problems out"):
-        settings.validate(small(problems=str(path), train_problems="mbpp", eval_split="train"))
+def names(problems: list[Problem]) -> set[str]:
+    return {problem.entry_point for problem in problems}
+
+
+def test_a_run_trains_on_one_set_and_scores_another(parts: Parts, tmp_path: Path) -> None:
+    scored = STARTER["test"][:5]
+    config = small(problems=problem_file(tmp_path / "other.jsonl", {"test": scored}), eval_limit=None, train_limit=None)
+    with pytest.raises(ProblemError, match=r"'train' in '.*other\.jsonl', so nothing to train on; it has 5 of test"):
+        PPOCodeT5Trainer(config, parts=parts)
+    config.train_problems, config.memory_scope, config.eval_frequency = "starter", "run", 1
+    summary = PPOCodeT5Trainer(config, parts=parts).train(tmp_path / "run", report=quiet)
+    assert summary["problems"] == config.problems and summary["train_problems"] == "starter"
+    asked: dict[str, set[str]] = {"train": set(), "validation": set(), "eval": set()}
+    for row in read_rows(tmp_path / "run" / "attempts.jsonl"):
+        asked[row["phase"]].add(re.search(r"def (\w+)\(", row["code"])[1])
+    assert asked["eval"] == names(scored)
+    assert asked["train"] and asked["train"] <= names(STARTER["train"])
+    assert asked["validation"] and asked["validation"] <= names(STARTER["validation"])
+
+
+def test_the_set_that_is_trained_on_belongs_to_the_run(parts: Parts, tmp_path: Path) -> None:
+    splits = {"train": STARTER["train"][:8], "test": STARTER["test"][:3]}
+    other, folder = problem_file(tmp_path / "other.jsonl", splits), tmp_path / "run"
+    first = PPOCodeT5Trainer(small(problems=other), parts=parts).train(folder, report=quiet)
+    lines: list[str] = []
+    assert PPOCodeT5Trainer(small(problems=other), parts=parts).train(folder, report=lines.append) == first
+    assert lines == [f"{folder} is complete: read, not run again"]
+    elsewhere = PPOCodeT5Trainer(small(problems=other, train_problems="starter"), parts=parts)
+    with pytest.raises(RunError, match=r"belongs to another config \(different: train, train_problems\)"):
+        elsewhere.train(folder, report=quiet)
+    assert elsewhere.scored == PPOCodeT5Trainer(small(problems=other), parts=parts).scored
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_scored_split_is_of_the_scored_set_whatever_its_name(split: str, parts: Parts, tmp_path: Path) -> None:
+    ours = {name: problems[:6] for name, problems in STARTER.items()}
+    config = small(problems="starter", train_problems=problem_file(tmp_path / "ours.jsonl", ours), eval_split=split)
+    config.eval_frequency, config.eval_limit, config.train_limit = 1, None, None
+    trainer = PPOCodeT5Trainer(config, parts=parts)
+    assert trainer.scored == STARTER[split]
+    assert names(trainer.problems["train"]) == names(ours["train"])
+    assert names(core.validation_problems(config)) == names(ours["validation"])
+    for asked in ("train", "validation", "test"):  # the environment alone, for an agent of one's own
+        given = set(make_env(config, asked, parts).world.problems)
+        assert given == (
+            {p.task_id for p in STARTER[split]}
+            if asked == split
+            else {p.task_id for p in load_problems(config.train_problems, asked)}
+        )
+
+
+def test_humaneval_is_scored_after_training_on_another_set(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"task_id": "HumanEval/0", "entry_point": "one", "prompt": 'def one(x):\n    """Return x."""\n'}
+    row |= {"canonical_solution": "    return x\n", "test": "def check(candidate):\n    assert candidate(1) == 1\n"}
+    (tmp_path / "humaneval.jsonl").write_text(json.dumps(row))
+    monkeypatch.setattr(assets, "humaneval", lambda: tmp_path / "humaneval.jsonl")
+    with pytest.raises(ProblemError, match=r"nothing to train on; it has 1 of test: .*with train_problems"):
+        PPOCodeT5Trainer(small(problems="humaneval"), parts=parts)
+    trainer = PPOCodeT5Trainer(small(problems="humaneval", train_problems="starter"), parts=parts)
+    assert names(trainer.scored) == {"one"} and names(trainer.problems["train"]) <= names(STARTER["train"])
 
 
 def test_another_seed_gives_another_run(parts: Parts, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 from ppo_codet5.helpers.results import runs, statistics, tables  # noqa: E402
 
 from ppo_codet5.config import Config  # noqa: E402
-from ppo_codet5.reproduce import CODER_HOURS  # noqa: E402
+from ppo_codet5.reproduce import CODER_TIME  # noqa: E402
 
 MARKS = ("<!-- {}: written by tools/update_docs.py -->\n", "\n<!-- end of {} -->")
 DRAWS = {"seed": 0, "resamples": 10000}
@@ -161,9 +161,7 @@ def minutes() -> str:
     for name, words in WHAT.items():
         taken = record["commands"].get(name)
         lines.append(f"| `{name}` | {words} | {format(taken['seconds'] / 60, '.0f') if taken else 'not timed'} |")
-    lines.append(
-        f"| `make demo PROFILE=coder` | Qwen2.5-Coder on all of MBPP, 1.6 GB to fetch | by its plan, {CODER_HOURS} |"
-    )
+    lines.append(f"| `make demo PROFILE=coder` | Qwen2.5-Coder on MBPP, in chat form | {CODER_TIME} |")
     lines.append("| `make demo PROFILE=codet5_a100` | published setting: one GPU of 80 GB, and the hub | not run yet |")
     return "\n".join(lines)
 

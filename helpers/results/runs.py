@@ -55,7 +55,7 @@ _NEEDED = (
 )
 _PER_RUN = "strategy seed own_settings tuning train_limit eval_limit num_envs batch_size device"
 _LEARNING = (
-    "train max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatches value_coef "
+    "train train_problems max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatches value_coef "
     "entropy_coef max_grad_norm hidden_size success_reward penalty_scale reward_scale updates_ahead "
     "synthetic_updates eval_frequency eval_episodes"
 )
@@ -283,6 +283,7 @@ class Column:
         problems = f"{Path(str(s['problems'])).name} {s['eval_split']}, {len(s['task_ids'])} problems"
         model = f"{model_label(s['code_model'])} ({s['prompt_form']})"
         trained = f"{s.get('max_episodes')} training episodes"
+        trained += f" of {Path(s['train_problems']).name}" if s.get("train_problems") else ""
         rewriter = f"rewriter {model_label(s['rewriter_model'])}"
         return [model, f"budget {s['max_steps']}", shown, problems, rewriter, trained]
 
