@@ -61,12 +61,12 @@ class ModelConfig(Section):
 
     codet5_model: str = _option(
         "Salesforce/codet5p-770m-py",
-        "writes the programs in completion form: hub name, local folder or smollm2-135m",
+        "writes the programs in completion form: alias, folder or hub name",
         "code_model",
     )
     codellama_model: str = _option(
         "codellama/CodeLlama-7b-Instruct-hf",
-        "writes the programs in the chat forms: hub name, local folder or smollm2-135m",
+        "writes the programs in the chat forms: alias, folder or hub name",
         "code_model",
     )
     prompt_form: str = _option(

@@ -45,7 +45,7 @@ class Parameters:
     save_frequency: int = 1  # PPO updates between two checkpoints
     tensorboard: bool = False  # write the training metrics as TensorBoard events too, to the run directory
     # Models
-    code_model: str = "smollm2-135m"  # writes the programs: hub name, local folder or "smollm2-135m"
+    code_model: str = "smollm2-135m"  # writes the programs: alias (docs/models.md), folder or hub name
     prompt_form: str = "completion"  # "completion" (notebook 01), "chat", "chat-fenced" or "chat-free" (notebook 02)
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
     embedder: str = "minilm"  # sentence embeddings for observations: "minilm", hub name or local folder

@@ -22,7 +22,7 @@ from ppo_codet5.helpers.runs import RunError
 from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource
 from ppo_codet5.running import run_all
 
-CODER_TIME = "by its plan not known yet"  # of profile coder on two CPU cores
+CODER_TIME = "many hours, the notebooks print their plan first"  # of profile coder on two CPU cores
 CODER_DOWNLOAD = "about 1.6 GB"
 
 
