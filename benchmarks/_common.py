@@ -108,6 +108,15 @@ def play(world, num_envs, count):
     return rows
 
 
+def solved(problems, texts, sandbox, program=None):
+    """Task ids of the problems whose reply holds a program that passes every assert; ``program`` takes it from a reply."""
+    from ppo_codet5.helpers.replies import extract_program
+
+    take = program or (lambda text, problem: extract_program(text, problem.entry_point)[0])
+    verdicts = sandbox.run([p.program(take(text, p)) for p, text in zip(problems, texts, strict=True)])
+    return [p.task_id for p, verdict in zip(problems, verdicts, strict=True) if verdict.passed]
+
+
 def tokens(rows):
     """Tokens that code model and rewriter wrote for these attempts."""
     return sum(row["completion_tokens"] + row["rewriter_completion_tokens"] for row in rows)

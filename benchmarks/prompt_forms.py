@@ -18,7 +18,6 @@ FORMS = ("completion", "chat", "chat-fenced", "chat-free")
 
 def case(model, form, visible, problems, sandbox, limit):
     """One record: solved and cut."""
-    from ppo_codet5.helpers.replies import extract_program
     from ppo_codet5.helpers.results.scoring import wilson
 
     from ppo_codet5.core import clean_task, code_request
@@ -27,9 +26,7 @@ def case(model, form, visible, problems, sandbox, limit):
         "laptop", prompt_form=form, visible_tests=visible, temperature=0.0, max_new_tokens=limit, device="cpu"
     )
     replies = model.generate([code_request(problem, clean_task(problem.text), config, 0) for problem in problems])
-    programs = [extract_program(r.text, p.entry_point)[0] for r, p in zip(replies, problems, strict=True)]
-    verdicts = sandbox.run([p.program(code) for p, code in zip(problems, programs, strict=True)])
-    solved = [p.task_id for p, verdict in zip(problems, verdicts, strict=True) if verdict.passed]
+    solved = _common.solved(problems, [reply.text for reply in replies], sandbox)
     return {
         "n": len(problems),
         "solved": len(solved),

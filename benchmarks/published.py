@@ -74,7 +74,7 @@ def generator(case, dtype, batch_size):
     return CachedGenerator(model, str(_common.ROOT / "cache" / "generations"))
 
 
-def block(text):
+def block(text, problem):
     """The block as it stands: from the start of the reply to the first closing fence, examples of use and all."""
     return text.removeprefix(START).partition("\n```")[0]
 
@@ -82,7 +82,6 @@ def block(text):
 def score(case, dtype, batch_size, limit, sandbox):
     """One case: a record of what was solved and of what was cut."""
     from ppo_codet5.helpers.problems import humaneval_problem
-    from ppo_codet5.helpers.replies import extract_program
     from ppo_codet5.helpers.results.scoring import wilson
 
     published = rows()
@@ -91,19 +90,12 @@ def score(case, dtype, batch_size, limit, sandbox):
     replies = model.generate([request(row, limit) for row in published])
     seconds = time.monotonic() - began
 
-    def solved(programs):
-        jobs = [problem.program(program) for problem, program in zip(problems, programs, strict=True)]
-        verdicts = sandbox.run(jobs)
-        return [problem.task_id for problem, verdict in zip(problems, verdicts, strict=True) if verdict.passed]
-
-    def extracted(texts):
-        return [extract_program(text, problem.entry_point)[0] for text, problem in zip(texts, problems, strict=True)]
-
-    def shortened(reply, tokens=400):
-        ids = model.inner.tokenizer(reply.text.removeprefix(START), add_special_tokens=False).input_ids
+    def shortened(text, tokens=400):
+        ids = model.inner.tokenizer(text.removeprefix(START), add_special_tokens=False).input_ids
         return START + model.inner.tokenizer.decode(ids[:tokens])
 
-    ours = solved(extracted(reply.text for reply in replies))
+    texts = [reply.text for reply in replies]
+    ours = _common.solved(problems, texts, sandbox)
     return {
         "name": case,
         "dtype": model.inner.dtype,
@@ -118,8 +110,8 @@ def score(case, dtype, batch_size, limit, sandbox):
         "seconds": round(seconds, 1),
         "hits": model.stats.hits,
         "solved_ids": ours,
-        "solved_as_it_stands": len(solved([block(reply.text) for reply in replies])),
-        "solved_with_400_tokens": len(solved(extracted(shortened(reply) for reply in replies))),
+        "solved_as_it_stands": len(_common.solved(problems, texts, sandbox, block)),
+        "solved_with_400_tokens": len(_common.solved(problems, map(shortened, texts), sandbox)),
     }
 
 
