@@ -227,6 +227,11 @@ def write(path, result):
     Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
+def json_of(path):
+    """What ``write`` wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def read(path):
     """The last record of each case in the file, by name; a line that a kill has cut is passed over."""
     records = {}

@@ -1,10 +1,15 @@
-"""Ways to generate for many prompts at once: this project's decoder, transformers' two loops, vLLM.
+"""Ways to generate for many prompts at once: this project's decoder, transformers' two loops, vLLM, OpenVINO GenAI.
 
 Each takes a model's folder, dtype and device, and returns a function of texts and a number of new tokens, which generates
 for all texts at once and returns how many tokens each got, and how many rows were in flight.
 """
 
 import importlib.util
+import subprocess
+import sys
+import types
+
+import _common
 
 
 def load(folder, dtype, device, rows):
@@ -30,6 +35,24 @@ def own(folder, dtype, device):
         generator = generators[len(texts)]
         done = generator.generate([sampled(text, seed, new) for seed, text in enumerate(texts)])
         return [completion.completion_tokens for completion in done], min(len(texts), generator.batch_size)
+
+    return run
+
+
+def before(folder, dtype, device, commit):
+    """This project's decoder as it was at a commit, with the weights as they are loaded now."""
+    command = ["git", "-C", str(_common.ROOT), "show", f"{commit}:helpers/models/local.py"]
+    source = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    module = types.ModuleType("ppo_codet5.helpers.models.local_before")
+    module.__package__ = "ppo_codet5.helpers.models"
+    sys.modules[module.__name__] = module
+    loaded = load(folder, dtype, device, 1)
+    exec(compile(source, module.__name__, "exec"), module.__dict__)
+
+    def run(texts, new):
+        generator = module.TransformersGenerator(loaded.model, loaded.tokenizer, loaded.name, "", len(texts))
+        done = generator.generate([sampled(text, seed, new) for seed, text in enumerate(texts)])
+        return [completion.completion_tokens for completion in done], len(texts)
 
     return run
 
@@ -84,4 +107,22 @@ def vllm(folder, dtype, device):
     return run
 
 
-ENGINES = {engine.__name__: engine for engine in (own, generate, generate_batch, vllm)}
+def openvino(folder, dtype, device):
+    """OpenVINO GenAI's continuous batching, with a model that was exported to ``folder``."""
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.cache_size, scheduler.max_num_seqs, scheduler.enable_prefix_caching = 2, 256, True
+    pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU")
+
+    def run(texts, new):
+        sampling = openvino_genai.GenerationConfig()
+        sampling.max_new_tokens, sampling.ignore_eos, sampling.apply_chat_template = new, True, False
+        sampling.do_sample, sampling.temperature, sampling.top_p, sampling.top_k = True, 0.7, 0.9, 2**31
+        pipeline.generate(texts, [sampling] * len(texts))
+        return [new] * len(texts), len(texts)
+
+    return run
+
+
+ENGINES = {engine.__name__: engine for engine in (own, before, generate, generate_batch, openvino, vllm)}

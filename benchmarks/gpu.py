@@ -118,9 +118,7 @@ def plan(scale, device, models, output):
             options = {"model": name, "dtype": dtype, "texts": scale.texts, "new": scale.new // 2, **where}
             cases.append(Case(f"exact {name} {dtype}", "exact", options, 60))
     cases.append(training("codellama_a100 random", profile="codellama_a100", changes=scale.changes, pair=scale.pair))
-    peers = [
-        name for name in _engines.ENGINES if name != "own" and (name != "vllm" or importlib.util.find_spec("vllm"))
-    ]
+    peers = ["generate", "generate_batch", *(["vllm"] if importlib.util.find_spec("vllm") else [])]
     cases += [speed_of(engine, name) for engine in peers for name in scale.models if takes(engine, name)]
     return [*cases, training("laptop", profile="laptop", changes={})] if scale is FULL else cases
 

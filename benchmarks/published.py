@@ -10,6 +10,7 @@ the 4-bit files of the same authors, and what that costs is not known beforehand
 
     0.5b, 1.5b      as the package loads them: dequantised, rounded to bfloat16, computed in --dtype
     *-exact         dequantised in float32 by transformers' own loader, nothing rounded
+    *-int8          computed in int8
 
 Each case gives: solved of 164 with a Wilson interval; the same if the block runs as it stands, examples of use and all; what
 400 tokens would have solved; the problems whose replies were cut at --max-tokens. Cases that the output file has are kept, and
@@ -29,7 +30,7 @@ START = (
     "Below is a Python script with a self-contained function that solves the problem and passes corresponding tests:\n"
     "```python\n"
 )
-CASES = ("0.5b", "1.5b", "0.5b-exact")
+CASES = ("0.5b", "1.5b", "0.5b-exact", "0.5b-int8", "1.5b-int8")
 
 
 def rows():
@@ -70,6 +71,7 @@ def generator(case, dtype, batch_size):
     from ppo_codet5.helpers.models import CachedGenerator, load_model
 
     name = f"qwen2.5-coder-{case.partition('-')[0]}"
+    dtype = "int8" if case.endswith("-int8") else dtype
     model = exact(name, batch_size) if case.endswith("-exact") else load_model(name, dtype, "cpu", batch_size)
     return CachedGenerator(model, str(_common.ROOT / "cache" / "generations"))
 

@@ -88,7 +88,7 @@ class KeyedNoise:
 
     def __call__(self, input_ids, scores):
         import torch
-        from ppo_codet5.helpers.models.local import sample
+        from ppo_codet5.helpers.models.sampling import sample
 
         (token,) = sample(scores, [(self.request, self.step)])
         self.step += 1

@@ -14,7 +14,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.bias = linear.bias
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         # Named as in nn.Linear: models look at its dtype.
         self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None))
 
@@ -35,7 +35,7 @@ class UpcastLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.bias = linear.bias
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         self.register_buffer("weight", linear.weight.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -51,25 +51,64 @@ class UpcastLinear(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
 
+class Int8Linear(nn.Module):
+    """A linear layer with int8 weights, one scale for each output, and int8 activations, one scale for each row.
+
+    Products of integers are summed exactly, so a row's result depends on neither the other rows nor the threads. The
+    operators are those of torch's own quantised models (oneDNN): four times as fast as float32 on a CPU with AVX-512 VNNI.
+    """
+
+    shift: torch.Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        whole = torch.empty(linear.weight.shape, dtype=torch.int8)
+        scale = torch.empty(self.out_features)
+        for rows in torch.arange(self.out_features).split(4096):  # a head in float32 takes a gigabyte
+            weight = linear.weight.detach()[rows].float()
+            scale[rows] = weight.abs().amax(1).clamp(min=1e-12) / 127
+            whole[rows] = (weight / scale[rows, None]).round_().to(torch.int8)
+        self.register_buffer("weight", torch.ops.onednn.qlinear_prepack(whole, None))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int64))
+        self.register_buffer("shift", torch.tensor(128.5))
+        self.bias = None if linear.bias is None else linear.bias.detach().float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, self.in_features).float()
+        largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_())
+        scale = largest.clamp_(min=1e-12).div_(127)
+        # 128 stands for 0, since the operator wants no sign, and the half rounds what is then cut off.
+        whole = torch.addcmul(self.shift, rows, scale.reciprocal()).to(torch.uint8)
+        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            whole, 1.0, 128, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+
 def has_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16."""
     return any(value is True for name, value in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
-def pack_linears(model: nn.Module) -> None:
+def pack_linears(model: nn.Module, int8: bool = False) -> None:
     """Replace the linear layers of a model on the CPU by packed ones; afterwards it can neither train nor move.
 
     One decode step of SmolLM2-135M for 16 to 48 rows takes 0.7 to 0.9 of the time. The operators are those that
     torch.compile uses; they are not public, so where a build of torch lacks them the model stays as it is.
     """
-    kind: type[PackedLinear] | type[UpcastLinear] = PackedLinear
-    if next(model.parameters()).dtype == torch.bfloat16 and not has_bfloat16():
+    kind: type[PackedLinear] | type[UpcastLinear] | type[Int8Linear] = Int8Linear if int8 else PackedLinear
+    if not int8 and next(model.parameters()).dtype == torch.bfloat16 and not has_bfloat16():
         kind = UpcastLinear
     try:
         kind(nn.Linear(16, 16, bias=False, dtype=next(model.parameters()).dtype))(
             next(model.parameters()).new_ones(1, 16)
         )
     except (AttributeError, RuntimeError, TypeError):
+        if int8:
+            raise
         return
     # A list of all modules would keep every layer that is replaced until the end.
     for module in [module for module in model.modules() if type(module) is not nn.Linear]:

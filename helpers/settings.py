@@ -63,7 +63,9 @@ _FROM_0_TO_1 = "mutation_rate min_similarity gamma gae_lambda"
 _LIMITS = "train_limit eval_limit selection_limit"
 _CHOICES = {
     "memory_scope": ("problem", "run"),
-    "dtype": ("auto", "float32", "bfloat16"),
+    "edit_base": ("original", "best"),
+    "rewrite_style": ("sentence", "specification"),
+    "dtype": ("auto", "float32", "bfloat16", "int8"),
     "device": ("auto", "cpu", "cuda"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "eval_split": ("train", "validation", "test"),

@@ -87,11 +87,14 @@ class ModelConfig(Section):
     top_p: float = _option(0.9, "nucleus of both models")
     max_length: int = _option(256, "limit of a program, in tokens", "max_new_tokens")
     rewrite_temperature: float = _option(0.7, "of the rewriter")
+    rewrite_style: str = _option(
+        "specification", 'one "sentence" in the place of the task (small models), or a "specification" after it'
+    )
     rewrite_tokens: int = _option(96, "limit of a rewrite, in tokens")
     reflection_tokens: int = _option(96, "limit of a reflection, in tokens")
     torch_dtype: str = _option(
         "auto",
-        '"float32" repeats exactly, "bfloat16" is faster, "auto" is the latter where the hardware has it',
+        '"float32" repeats exactly, "auto" is "bfloat16" where that is faster, "int8" is for CPUs only',
         "dtype",
     )
     device: str = _option("auto", '"auto", "cpu" or "cuda"')
@@ -144,6 +147,9 @@ class EnvironmentConfig(Section):
     success_reward: float = _option(1.0, "added when all visible asserts pass")
     timeout_seconds: float = _option(2.0, "least CPU limit of a program, more where the reference needs more")
     preamble: str = _option("", 'code that runs before each program, e.g. "import math, re"')
+    edit_base: str = _option(
+        "original", 'what an edit starts from: "original", or "best", the text with the best visible score'
+    )
     mutation_rate: float = _option(0.25, "probability that a word that may change does")
     min_similarity: float = _option(0.8, "least cosine between a mutant and the original text")
     memory_size: int = _option(3, "reflections that enter a rewrite, 0 for none")

@@ -50,7 +50,7 @@ class Parameters:
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
     embedder: str = "minilm"  # sentence embeddings for observations: "minilm", hub name or local folder
     word_vectors: str = "glove"  # vectors that rank synonyms: "glove" or a gensim-downloader name
-    dtype: str = "auto"  # "float32" repeats exactly, "bfloat16" is faster, "auto" is the latter where the hardware has it
+    dtype: str = "auto"  # "float32" repeats exactly, "auto" is "bfloat16" where that is faster, "int8" is for CPUs only
     device: str = "auto"  # "auto", "cpu" or "cuda"
     batch_size: int = 48  # prompts generated at once, halved when memory runs out
     generation_cache: "Optional[str]" = "cache/generations"  # completions are kept here and reused, None for no cache
@@ -60,9 +60,11 @@ class Parameters:
     top_p: float = 0.9  # nucleus of both models
     max_new_tokens: int = 48  # limit of a program
     # Prompt edits
+    edit_base: str = "original"  # what an edit starts from: "original", or "best", the text with the best visible score
     mutation_rate: float = 0.25  # probability that a word that may change does
     min_similarity: float = 0.8  # least cosine between a mutant and the original text
     rewrite_temperature: float = 0.7  # of the rewriter
+    rewrite_style: str = "sentence"  # one "sentence" in the place of the task (small models), or a "specification" after it
     rewrite_tokens: int = 40  # limit of a rewrite
     reflection_tokens: int = 24  # limit of a reflection
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
@@ -324,24 +326,30 @@ class Cost:
         self.completion_tokens += completion.completion_tokens
 
 
+CODE = re.compile(r"```|\bdef \w+\(|\breturn\b.*[=(\[]|==|lambda")
+
+
 class PromptRewriter:
     """Semantic rewriting by an instruct model, from test feedback and reflections; batched.
 
-    A job is a dict: ``problem``, ``task`` (current text), ``feedback``, ``code``, ``reflections``, ``seed``, ``cost``.
+    A job is a dict: ``problem``, ``task`` (text to rewrite), ``feedback`` and ``reflections``, ``seed``, ``cost``; with
+    reflections also ``code``, the program that failed.
     """
 
     START = "Here is the rewritten prompt:"
     REFLECT = "The program is wrong because"
+    STOP, at_once = "line", False  # at_once: one reply both reflects and rewrites
 
     def __init__(self, generator, temperature=0.7, top_p=0.9, rewrite_tokens=40, reflection_tokens=32):
-        self.generator, self.sampling = generator, {"temperature": temperature, "top_p": top_p, "stop": "line"}
+        self.generator, self.sampling = generator, {"temperature": temperature, "top_p": top_p}
         self.rewrite_tokens, self.reflection_tokens = rewrite_tokens, reflection_tokens
 
-    def ask(self, jobs, prompt, prefix, role, tokens):
+    def ask(self, jobs, prompt, prefix, role, tokens, stop="line"):
         """One completion for each job, its cost added to the job's."""
+        seeds = [runs.stable_hash(job["seed"], role) for job in jobs]
         requests = [
-            Request((("user", prompt(job)),), runs.stable_hash(job["seed"], role), prefix(job), tokens, **self.sampling)
-            for job in jobs
+            Request((("user", prompt(job)),), seed, prefix(job), tokens, stop=stop, **self.sampling)
+            for job, seed in zip(jobs, seeds, strict=True)
         ]
         completions = self.generator.generate(requests) if requests else []
         for job, completion in zip(jobs, completions, strict=True):
@@ -367,20 +375,23 @@ class PromptRewriter:
             return None
         text = sentence.group(1) if sentence else text.rstrip(",;: ") + "."
         body = text.removeprefix(self.opening(job).removeprefix(self.START).strip())
-        code = re.search(r"```|\bdef \w+\(|\breturn\b.*[=(\[]|==|lambda", text)
-        return text if body != text and 3 <= len(body.split()) <= 60 and not code else None
+        return text if body != text and 3 <= len(body.split()) <= 60 and not CODE.search(text) else None
+
+    def template(self, job):
+        name, task = job["problem"].entry_point, clean_task(job["problem"].text)
+        return f"Write a Python function named {name} that does this: {task}"
 
     def rewrite(self, jobs):
         """The rewritten task of each job. Invalid output is asked for again once, then repaired from a template."""
         texts, pending = [None] * len(jobs), list(range(len(jobs)))
         for role in ("rewrite", "rewrite again"):
-            replies = self.ask([jobs[i] for i in pending], self.prompt, self.opening, role, self.rewrite_tokens)
+            asked = [jobs[i] for i in pending]
+            replies = self.ask(asked, self.prompt, self.opening, role, self.rewrite_tokens, self.STOP)
             for i, reply in zip(pending, replies, strict=True):
                 texts[i] = self.parse(reply, jobs[i])
             pending = [i for i in pending if texts[i] is None]
         for i in pending:
-            problem = jobs[i]["problem"]
-            texts[i] = f"Write a Python function named {problem.entry_point} that does this: {clean_task(problem.text)}"
+            texts[i] = self.template(jobs[i])
         return texts
 
     def reflect(self, jobs):
@@ -394,6 +405,62 @@ class PromptRewriter:
 
         replies = self.ask(jobs, prompt, lambda job: self.REFLECT, "reflect", self.reflection_tokens)
         return [clean_task(reply.text) for reply in replies]
+
+
+class SpecificationRewriter(PromptRewriter):
+    """Keeps the task and adds a specification of up to four sentences. Jobs have ``shown`` too, the visible asserts.
+
+    A job that says ``reflect`` gets its reflection from the same reply, as ``job["reflection"]`` (None if there is none).
+    """
+
+    MISTAKE, START, STOP, at_once = "Mistake:", "Specification:", "none", True
+
+    def prompt(self, job):
+        words = ["Task: " + job["task"], *job["shown"]]
+        if job["code"]:
+            words += ["A program that failed:", job["code"], f"Result: {job['feedback']}"]
+        words += [f"Lesson: {note}" for note in job["reflections"]]
+        words.append("Explain the task to a programmer, without code. Complete these lines:")
+        if job["reflect"]:
+            words.append(f"{self.MISTAKE} (one sentence on what the failed program does wrong)")
+        words.append(
+            f"{self.START} (two to four short sentences: the inputs, what is returned, the rule that the example "
+            "follows, the mistake to avoid)"
+        )
+        return "\n".join(words)
+
+    def opening(self, job):
+        return self.MISTAKE if job["reflect"] else self.START
+
+    def parse(self, reply, job):
+        """The task with the specification in ``reply``, None if there is none; keeps the reflection beside it."""
+        before, _, text = reply.text.partition(self.START)
+        if job["reflect"] and (mistake := sentences(before.removeprefix(self.MISTAKE))):
+            job["reflection"], job["reflect"] = mistake[0], False  # not asked for again
+        said = sentences(text, whole=reply.finish_reason == "length")[:4]
+        while sum(len(sentence.split()) for sentence in said) > 100:
+            said.pop()
+        return " ".join([job["task"], *said]) if sum(len(sentence.split()) for sentence in said) >= 5 else None
+
+    def template(self, job):
+        return f"{job['task']} The function is named {job['problem'].entry_point}."
+
+
+def sentences(text, whole=False):
+    """The sentences of a text up to its first line of code; ``whole``: without the last one if it is cut."""
+    lines = text.strip().splitlines()
+    code = re.compile(
+        r"```|\s*(?:assert |def \w+\(|class \w+|import \w|from \w+ import|(?:return|for|while|if)\b.*[:)\]]$)"
+    )
+    end = next((i for i, line in enumerate(lines) if code.match(line)), len(lines))
+    plain = clean_task(" ".join(re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", line) for line in lines[:end]))
+    found = re.split(r"(?<=[.!?])\s+", plain.replace("**", "").replace("`", ""))
+    if whole and end == len(lines) and found[-1][-1:] not in (".", "!", "?"):
+        found.pop()
+    return [sentence for sentence in found if sentence]
+
+
+REWRITERS = {"sentence": PromptRewriter, "specification": SpecificationRewriter}
 
 
 ERRORS = ("none yet", "pass", "wrong_value", "exception", "compile_error", "timeout", "other")
@@ -416,7 +483,6 @@ class Episode:
     visit: int
     group: int = 0
     attempts: list = field(default_factory=list)
-    reflected: set = field(default_factory=set)
 
     @property
     def key(self):
@@ -430,7 +496,7 @@ class Episode:
 
     @property
     def task(self):
-        """The task text that the next edit starts from: best visible score, the most recent on ties."""
+        """The task text with the best visible score, the most recent on ties."""
         ranked = [(scoring.share(row["visible_mask"]), row["attempt"], row["prompt"]) for row in self.attempts]
         return max(ranked)[2] if ranked else clean_task(self.problem.text)
 
@@ -442,46 +508,56 @@ class PromptEditor:
         self.config, self.seed, self.memory = config, seed, memory
         self.epic = EpicGA(parts.lexicon, parts.embedder, config.mutation_rate, config.min_similarity)
         sampling = (config.rewrite_temperature, config.top_p, config.rewrite_tokens, config.reflection_tokens)
-        self.rewriter = PromptRewriter(parts.rewriter, *sampling)
+        self.rewriter = REWRITERS[config.rewrite_style](parts.rewriter, *sampling)
+
+    def base(self, episode):
+        """The text that an edit starts from."""
+        return clean_task(episode.problem.text) if self.config.edit_base == "original" else episode.task
 
     def mutate(self, episodes):
         """The mutated task of each episode."""
         rngs = [np.random.default_rng(self.seed(e, len(e.attempts), "mutate")) for e in episodes]
         originals, keep = [clean_task(e.problem.text) for e in episodes], [(e.problem.entry_point,) for e in episodes]
-        return self.epic.mutate([e.task for e in episodes], rngs, originals, keep)
+        return self.epic.mutate([self.base(e) for e in episodes], rngs, originals, keep)
 
-    def job(self, episode, cost, task, feedback, role, number, **more):
-        seed = self.seed(episode, number, role)
-        return {"problem": episode.problem, "cost": cost, "task": task, "feedback": feedback, "seed": seed, **more}
+    def job(self, episode, cost):
+        """What the rewriter is told. It reflects on the last attempt only, whose program and feedback it reads."""
+        row = episode.attempts[-1] if episode.attempts else {"code": "", "feedback": "", "attempt": -1}
+        reflect = bool(episode.attempts and self.memory.size)
+        said = {"task": self.base(episode), "shown": shown(episode.problem, self.config)}
+        said |= {"code": row["code"], "feedback": row["feedback"], "reflect": reflect, "reflection": None}
+        return {"problem": episode.problem, "cost": cost, "number": row["attempt"], **said}
 
-    def reflect(self, episodes, costs):
-        """Write the reflections that are due: on the last failed attempts that have none yet."""
-        due = []
-        for episode, cost in zip(episodes, costs, strict=True):
-            for row in episode.attempts[-self.memory.size :] if self.memory.size else []:
-                if row["attempt"] not in episode.reflected:
-                    episode.reflected.add(row["attempt"])
-                    job = self.job(
-                        episode, cost, row["prompt"], row["feedback"], "reflect", row["attempt"], code=row["code"]
-                    )
-                    due.append((episode, job))
-        for (episode, job), text in zip(due, self.rewriter.reflect([job for _, job in due]), strict=True):
-            self.memory.add(list(episode.key), job["task"], text)
+    def reflect(self, episodes, jobs):
+        """Reflections in a call of their own, for a rewriter that cannot do it at once."""
+        due = [(e, job) for e, job in zip(episodes, jobs, strict=True) if job["reflect"]]
+        asked = [{**job, "seed": self.seed(e, job["number"], "reflect")} for e, job in due]
+        for (_, job), text in zip(due, self.rewriter.reflect(asked), strict=True):
+            job["reflection"] = text
+
+    def remember(self, episodes, jobs):
+        """Take new reflections into the memory."""
+        for episode, job in zip(episodes, jobs, strict=True):
+            if job["reflection"]:
+                self.memory.add(list(episode.key), job["task"], job["reflection"])
 
     def rewrite(self, episodes, costs):
         """The rewritten task of each episode."""
-        self.reflect(episodes, costs)
-        jobs = []
-        for episode, cost in zip(episodes, costs, strict=True):
-            last = episode.attempts[-1]["feedback"] if episode.attempts else ""
-            reflections = self.memory.recall(list(episode.key), episode.task)
-            job = self.job(episode, cost, episode.task, last, "rewrite", len(episode.attempts), reflections=reflections)
-            jobs.append(job)
-        return self.rewriter.rewrite(jobs)
+        jobs = [self.job(episode, cost) for episode, cost in zip(episodes, costs, strict=True)]
+        if not self.rewriter.at_once:
+            self.reflect(episodes, jobs)
+            self.remember(episodes, jobs)
+        for episode, job in zip(episodes, jobs, strict=True):
+            job["seed"] = self.seed(episode, len(episode.attempts), "rewrite")
+            job["reflections"] = self.memory.recall(list(episode.key), job["task"])
+        texts = self.rewriter.rewrite(jobs)
+        if self.rewriter.at_once:
+            self.remember(episodes, jobs)
+        return texts
 
     def edit(self, episodes, actions, clock):
         """The task text of each episode after its action, and what the rewriter model cost."""
-        tasks, costs = [episode.task for episode in episodes], [Cost() for _ in episodes]
+        tasks, costs = [self.base(episode) for episode in episodes], [Cost() for _ in episodes]
         mutated, rewritten = ([i for i, action in enumerate(actions) if action == kind] for kind in (1, 2))
         texts = clock("mutation", self.mutate, [episodes[i] for i in mutated])
         texts += clock("rewriting", self.rewrite, [episodes[i] for i in rewritten], [costs[i] for i in rewritten])
@@ -496,10 +572,10 @@ SCALARS = 3 + len(ERRORS) + len(ACTIONS) + 1 + 1  # step and scores, error, last
 def observe(episodes, embedder, max_steps):
     """Observations, float32 [K, 2 x embedding + SCALARS], each entry within [-1, 1]."""
     rows = [episode.attempts[-1] if episode.attempts else None for episode in episodes]
-    texts = [e.task for e in episodes] + [row["feedback"] if row else "No attempt yet." for row in rows]
-    vectors = embedder.encode(texts)
+    texts = [row["prompt"] if row else clean_task(e.problem.text) for e, row in zip(episodes, rows, strict=True)]
+    vectors = embedder.encode([*texts, *(row["feedback"] if row else "No attempt yet." for row in rows)])
     scalars = np.zeros((len(episodes), SCALARS), np.float32)
-    for line, episode, row in zip(scalars, episodes, rows, strict=True):
+    for line, episode, row, text in zip(scalars, episodes, rows, texts, strict=True):
         error, action = 0, len(ACTIONS)
         if row:
             visible = row["outcomes"][: len(row["visible_mask"])]
@@ -507,7 +583,7 @@ def observe(episodes, embedder, max_steps):
             error, action = ERRORS.index(worst if worst in ERRORS else "other"), row["action"]
             line[:3] = len(episode.attempts) / max_steps, scoring.share(row["visible_mask"]), episode.best
         line[3 + error] = line[3 + len(ERRORS) + action] = 1
-        line[-1] = min(1.0, len(episode.task) / 500)
+        line[-1] = min(1.0, len(text) / 500)
     return np.clip(np.hstack([vectors[: len(episodes)], vectors[len(episodes) :], scalars]), -1, 1)
 
 
@@ -709,14 +785,14 @@ class RLPromptVectorEnv(gym.vector.VectorEnv):
         """Plain values from which ``restore`` goes on: episodes under way and waiting, and ``records`` of them."""
         waiting = list(self.queue)
         self.queue = iter(waiting)
-        slots = [slot and [*slot.key, slot.group, slot.attempts, sorted(slot.reflected)] for slot in self.slots]
+        slots = [slot and [*slot.key, slot.group, slot.attempts] for slot in self.slots]
         return {"slots": slots, "queue": waiting, "records": dict(records)}
 
     def restore(self, state):
         """Go on from ``state`` (None: from nothing); returns its records."""
         state = state or {"slots": [None] * self.num_envs, "queue": [], "records": {}}
         self.queue = iter(state["queue"])
-        self.slots = [row and Episode(self.world.problems[row[0]], *row[1:4], set(row[4])) for row in state["slots"]]
+        self.slots = [row and Episode(self.world.problems[row[0]], *row[1:]) for row in state["slots"]]
         return state["records"]
 
     def add(self, episodes):
@@ -1201,10 +1277,10 @@ def probe(config, parts, problems):
     seconds = (time.perf_counter() - began) / len(replies)
     programs = [extract_program(r.text, p.entry_point)[0] for r, p in zip(replies, problems, strict=True)]
     verdicts = parts.sandbox.run([p.program(c, shown(p, config)) for c, p in zip(programs, problems, strict=True)])
-    jobs = [{"problem": p, "task": p.text, "feedback": "", "reflections": [], "seed": 1} for p in problems]
-    jobs = [{**job, "cost": Cost()} for job in jobs]
+    bare = {"code": "", "feedback": "", "reflections": [], "reflect": False, "seed": 1}
+    jobs = [{"problem": p, "task": p.text, "shown": shown(p, config), "cost": Cost(), **bare} for p in problems]
     began = time.perf_counter()
-    PromptRewriter(rewriter, rewrite_tokens=config.rewrite_tokens).rewrite(jobs)
+    REWRITERS[config.rewrite_style](rewriter, rewrite_tokens=config.rewrite_tokens).rewrite(jobs)
     calls = sum(job["cost"].calls for job in jobs)
     tokens = sum(job["cost"].prompt_tokens + job["cost"].completion_tokens for job in jobs)
     return {
@@ -1217,7 +1293,8 @@ def probe(config, parts, problems):
 def expected(config, solved):
     """Attempts of an episode, and calls if all are rewrites, when each attempt solves with probability ``solved``."""
     going = np.array([(1 - solved) ** step for step in range(config.max_steps)])  # problems that reach attempt t
-    calls = np.array([1 + (step > 0) for step in range(config.max_steps)])  # of a rewriting attempt: with a reflection
+    apart = config.memory_size > 0 and not REWRITERS[config.rewrite_style].at_once  # reflections in a call of their own
+    calls = np.array([1 + (apart and step > 0) for step in range(config.max_steps)])  # of a rewriting attempt
     return going.sum(), (going * calls).sum()
 
 

@@ -610,7 +610,7 @@ def test_the_search_finds_what_works_and_says_what_it_cost(make: Callable[..., A
         mutated = f"named {problem.entry_point} " in task and "returns the value that the task describes" not in task
         return right(problem) if mutated else wrong(problem)
 
-    drastic = {"mutation_rate": 1.0, "min_similarity": 0.0}
+    drastic = {"mutation_rate": 1.0, "min_similarity": 0.0, "edit_base": "best"}
     for beam, exact in ((9, True), (2, False)):
         folder = f"{make().config.run_dir}-{beam}"
         baselines = make(rewritten_then_mutated, selection_limit=4, schedule_beam=beam, run_dir=folder, **drastic)

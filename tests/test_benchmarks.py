@@ -24,7 +24,7 @@ import _common
 import rollout
 import scaling
 
-SIZES = {"many": 5, "few": 3, "own": 1, "published": 3, "updates": 1, "mutations": 10}
+SIZES = {"many": 6, "few": 4, "own": 1, "published": 4, "updates": 1, "mutations": 10}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -34,6 +34,7 @@ from ppo_codet5.core import (
     ReflexionMemory,
     RLPromptEnv,
     RLPromptVectorEnv,
+    SpecificationRewriter,
     clean_task,
     compute_gae,
     feedback,
@@ -222,7 +223,7 @@ def test_observations_say_what_happened(make, embedder: Embedder) -> None:
 
 
 def test_edits_accumulate_while_one_visible_assert_ties_every_attempt(make) -> None:
-    env = RLPromptEnv(make(rule=always(wrong), max_steps=4, visible_tests=1))
+    env = RLPromptEnv(make(rule=always(wrong), max_steps=4, visible_tests=1, edit_base="best"))
     steps = play(env, TRAIN[2].task_id, [2, 2, 0, 2])
     prompts = [s[4]["prompt"] for s in steps[1:]]
     asked = [r for r in env.world.parts.rewriter.requests if r.prefix.startswith(REWRITE)]
@@ -235,12 +236,33 @@ def test_edits_accumulate_while_one_visible_assert_ties_every_attempt(make) -> N
 
 
 def test_the_next_edit_starts_from_the_better_prompt(make) -> None:
-    env = RLPromptEnv(make(rule=in_turn(wrong, partly, wrong, wrong), visible_tests="all", max_steps=5))
+    env = RLPromptEnv(
+        make(rule=in_turn(wrong, partly, wrong, wrong), visible_tests="all", max_steps=5, edit_base="best")
+    )
     steps = play(env, TRAIN[2].task_id, [2, 2, 2, 2])
     prompts = [s[4]["prompt"] for s in steps[1:]]
     asked = [r for r in env.world.parts.rewriter.requests if r.prefix.startswith(REWRITE)]
     for number, base in enumerate([clean_task(TRAIN[2].text), prompts[0], prompts[1], prompts[1]]):
         assert f"Task: {base}" in asked[number].prompt[0][1].split("\n")
+
+
+@pytest.mark.parametrize("action", [0, 1])
+def test_on_the_original_text_a_request_does_not_depend_on_what_was_done_before(make, action: int) -> None:
+    asked = []
+    for before in ([0, 0], [1, 2], [2, 2], [2, 0]):
+        env = RLPromptEnv(make(rule=in_turn(wrong, partly, wrong), visible_tests="all", max_steps=4))
+        play(env, TRAIN[2].task_id, [*before, action])
+        asked.append(env.world.parts.code.requests[-1])
+    assert asked.count(asked[0]) == 4
+    if action == 0:
+        assert clean_task(TRAIN[2].text) in asked[0].prompt
+
+
+def test_on_the_original_text_every_rewrite_is_one_of_it(make) -> None:
+    env = RLPromptEnv(make(rule=in_turn(wrong, partly, wrong), visible_tests="all", max_steps=4))
+    play(env, TRAIN[2].task_id, [2, 1, 2])
+    for request in [r for r in env.world.parts.rewriter.requests if r.prefix.startswith(REWRITE)]:
+        assert f"Task: {clean_task(TRAIN[2].text)}" in request.prompt[0][1].split("\n")
 
 
 def test_feedback_tells_result_similarity_and_edits(make, sandbox: Sandbox) -> None:
@@ -589,22 +611,103 @@ def lessons(request) -> list[str]:
     return [line.removeprefix("Lesson: ") for line in request.prompt[0][1].split("\n") if line.startswith("Lesson: ")]
 
 
-@pytest.mark.parametrize("size, due", [(0, 0), (1, 1), (3, 3)])
-def test_reflections_are_written_when_a_rewrite_needs_them(make, size: int, due: int) -> None:
-    env = RLPromptEnv(make(rule=always(wrong), max_steps=6, memory_size=size))
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_rewrite_reflects_on_the_attempt_that_it_reads_and_on_no_other(make, size: int) -> None:
+    env = RLPromptEnv(make(rule=always(wrong), max_steps=7, memory_size=size))
     play(env, TRAIN[0].task_id, [0, 1, 0, 0])
     rewriter = env.world.parts.rewriter
     assert rewriter.batches == []  # four failures, no rewrite: nothing is asked
-    env.step(2)
-    assert [len(batch) for batch in rewriter.batches] == ([due, 1] if due else [1])
-    rewrite = rewriter.requests[-1]
-    assert len(lessons(rewrite)) == due
-    assert len(set(lessons(rewrite))) == due
-    env.step(2)  # one new failure since: one new reflection, and still at most ``size`` of them
-    assert [len(batch) for batch in rewriter.batches[-2:]] == [1, 1]
-    assert len(lessons(rewriter.requests[-1])) == due
-    if due > 1:
-        assert lessons(rewriter.requests[-1])[:-1] == lessons(rewrite)[1:]
+    for written in (1, 2):
+        env.step(2)
+        assert [len(batch) for batch in rewriter.batches] == ([1, 1] if size else [1])
+        assert len(lessons(rewriter.requests[-1])) == len(set(lessons(rewriter.requests[-1]))) == min(size, written)
+        rewriter.batches.clear()
+
+
+# The rewriter that keeps the task and adds a specification
+
+
+def specifying(make, *replies: str, **changes) -> RLPromptEnv:
+    """An environment whose rewriter writes specifications; ``replies`` follow the forced start, one after the other."""
+    todo = list(replies)
+    rewrites = lambda request: request.prefix + todo.pop(0)  # noqa: E731
+    return RLPromptEnv(make(rule=always(wrong), rewrites=rewrites, rewrite_style="specification", **changes))
+
+
+GOOD = " It takes two numbers a and b. The result is their mean, as a float."
+
+
+def test_a_specification_follows_the_task_and_the_reflection_comes_with_it(make) -> None:
+    env = specifying(make, f" It adds them. Really.\nSpecification:{GOOD}", f" It is text.\nSpecification:{GOOD}")
+    steps = play(env, TRAIN[0].task_id, [0, 2, 2])
+    task, rewriter = clean_task(TRAIN[0].text), env.world.parts.rewriter
+    assert [s[4]["prompt"] for s in steps[1:]] == [task, task + GOOD, task + GOOD]
+    assert [row["rewriter_calls"] for row in env.episode.attempts] == [0, 1, 1]
+    first, second = rewriter.requests
+    words = first.prompt[0][1]
+    assert first.prefix == "Mistake:" and TRAIN[0].tests[0] in words and "return 'no such value'" in words
+    assert "should be 4.0 but is 'no such value'" in words and not lessons(first)
+    assert lessons(second) == ["It adds them."]
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (GOOD, GOOD),
+        ("\n- It takes two numbers.\n- It returns their **mean**.\n", " It takes two numbers. It returns their mean."),
+        (GOOD + "\n```python\ndef midpoint(a, b):\n    pass\n```", GOOD),
+        (GOOD + "\nassert midpoint(1, 2) == 1.5", GOOD),
+        (GOOD + " It is cut here and" + CUT, GOOD),
+        (
+            " One is here. Two is here. Three is here. Four is here. Five.",
+            " One is here. Two is here. Three is here. Four is here.",
+        ),
+        (GOOD + " And so on" * 50 + ".", GOOD),
+    ],
+)
+def test_what_counts_of_a_specification(make, reply: str, said: str) -> None:
+    env = specifying(make, reply)
+    steps = play(env, TRAIN[0].task_id, [2])
+    assert steps[1][4]["prompt"] == clean_task(TRAIN[0].text) + said
+    assert env.world.parts.rewriter.requests[0].prefix == "Specification:"
+
+
+def test_only_what_failed_to_parse_is_asked_for_again(make) -> None:
+    env = specifying(make, " It adds them.\nSpecification: ```def midpoint(a, b)```", GOOD)
+    steps = play(env, TRAIN[0].task_id, [0, 2])
+    first, second = env.world.parts.rewriter.requests
+    assert (first.prefix, second.prefix) == ("Mistake:", "Specification:") and first.seed != second.seed
+    assert steps[2][4]["prompt"] == clean_task(TRAIN[0].text) + GOOD
+    assert env.world.memory.recall([TRAIN[0].task_id, 0], "x") == ["It adds them."]
+
+
+def test_without_a_specification_the_task_names_the_function(make) -> None:
+    env = specifying(make, "", " def midpoint(a, b): return 0")
+    steps = play(env, TRAIN[0].task_id, [2])
+    assert steps[1][4]["prompt"] == f"{clean_task(TRAIN[0].text)} The function is named midpoint."
+
+
+def test_without_memory_nothing_is_reflected_on(make) -> None:
+    env = specifying(make, GOOD, memory_size=0)
+    play(env, TRAIN[0].task_id, [0, 2])
+    (request,) = env.world.parts.rewriter.requests
+    assert request.prefix == "Specification:" and "Mistake" not in request.prompt[0][1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=300), st.booleans())
+def test_whatever_comes_back_the_task_stays_and_prose_follows(reply: str, reflect: bool) -> None:
+    rewriter = SpecificationRewriter(Rewriter(lambda r: r.prefix + reply))
+    job = {
+        "problem": TRAIN[0],
+        "task": "Do this.",
+        "shown": [],
+        "code": "x" * reflect,
+        "feedback": "",
+        "reflections": (),
+    }
+    (text,) = rewriter.rewrite([job | {"reflect": reflect, "seed": 1, "cost": Cost()}])
+    assert text.startswith("Do this. ") and "\n" not in text and "```" not in text and len(text.split()) <= 103
 
 
 def test_reflections_see_the_program_and_its_feedback(make) -> None:

@@ -18,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ppo_codet5.helpers import packing
-from ppo_codet5.helpers.models import ModelError, Request, load_generator, render_chat
-from ppo_codet5.helpers.models import local as decoding
-from ppo_codet5.helpers.models.local import TransformersGenerator, sample, uniforms
+from ppo_codet5.helpers.models import ModelError, Request, load_generator, render_chat, sampling
+from ppo_codet5.helpers.models.local import TransformersGenerator
+from ppo_codet5.helpers.models.sampling import sample, uniforms
 from tiny import save_llama, save_t5, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -85,6 +85,20 @@ def test_each_completion_is_handed_on_when_it_is_complete(generator: Transformer
     assert [told[place][0] for place in range(20)] == got and len(told) == 20
     calls = [called for _, called in told.values()]
     assert calls == sorted(calls) and len(set(calls)) > 5 and calls[0] < calls[-1] / 3
+
+
+def test_int8_computes_in_integers_and_depends_on_the_request_alone(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        model = load_generator(str(folder), dtype="int8", device="cpu", batch_size=8)
+        whole = load_generator(str(folder), dtype="float32", device="cpu", batch_size=8)
+        assert model.dtype == "int8" and model is not whole
+        assert any(isinstance(module, packing.Int8Linear) for module in model.model.modules())
+        requests = mixed_requests(12, seed=4)
+        together = model.generate(requests)
+        assert [model.generate([request])[0] for request in requests] == together
+        assert together != whole.generate(requests)  # near, and not the same
+    with pytest.raises(ModelError, match="int8 is for the CPU, not for cuda"):
+        load_generator(str(folders["llama"]), dtype="int8", device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -352,17 +366,47 @@ def test_the_short_list_changes_nothing(
     """Integer logits, so that ties are common, as they are in bfloat16: they go by token id at every list length."""
     row = [(Request("a", seed, temperature=temperature, top_p=top_p), 3)]
     values = torch.tensor([logits], dtype=torch.float32) / 4
-    full = decoding._TOP_K
+    full = sampling._TOP_K
     (chosen,) = sample(values, row)
     try:
-        decoding._TOP_K = tuple(keep)
+        sampling._TOP_K = tuple(keep)
         assert sample(values, row) == [chosen]
     finally:
-        decoding._TOP_K = full
+        sampling._TOP_K = full
     if temperature == 0:
         assert chosen == int(np.argmax(logits))
     else:
         assert chosen in nucleus([x / 4 for x in logits], temperature, top_p + 1e-6)  # float32 sums at the edge
+
+
+def plainly(logits: torch.Tensor, rows: list[tuple[Request, int]]) -> list[int]:
+    """Sampling in several passes over a sorted vocabulary, in float64."""
+    tokens = []
+    for line, (request, step) in zip(logits.double().numpy(), rows, strict=True):
+        order = np.lexsort((np.arange(len(line)), -line))
+        scaled = line[order] / (request.temperature or 1.0)
+        logp = scaled - scaled[0] - np.log(np.exp(scaled - scaled[0]).sum())
+        inside = np.cumsum(np.exp(logp)) - np.exp(logp) < request.top_p
+        noise = -np.log(-np.log(uniforms(np.array(request.seed), np.array(step), order)))
+        best = 0 if request.temperature == 0 else int(np.argmax(np.where(inside, logp + noise, -np.inf)))
+        tokens.append(int(order[best]))
+    return tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [151_936, 49_152, 32_100, 9_001, 130])
+def test_one_pass_over_the_vocabulary_draws_what_several_passes_draw(vocabulary: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(vocabulary)
+    logits = 2.5 * torch.randn(24, vocabulary)
+    logits[:16, :40] += 12 * torch.rand(16, 40)  # a nucleus of few tokens, as usual; the others have wide ones
+    logits = logits.to(dtype)
+    settings = [(t, p) for t in (0.0, 0.4, 0.7, 1.5) for p in (0.5, 0.9, 1.0)]
+    rows = [
+        (Request("a", seed, temperature=settings[seed % 12][0], top_p=settings[seed % 12][1]), seed)
+        for seed in range(24)
+    ]
+    assert sample(logits, rows) == plainly(logits, rows)
+    assert [sample(logits[i : i + 1], rows[i : i + 1])[0] for i in range(24)] == sample(logits, rows)
 
 
 def test_noise_is_uniform_and_differs_in_every_counter() -> None:
@@ -431,7 +475,7 @@ def test_wrong_arguments_name_the_right_ones(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"alias \(smollm2-135m, .*\), an existing folder .* or a hub id"):
             load_generator(name)
     with pytest.raises(ModelError, match="float32, bfloat16"):
-        load_generator("smollm2-135m", dtype="int8")
+        load_generator("smollm2-135m", dtype="int4")
     with pytest.raises(ModelError, match="batch_size is 0"):
         load_generator("smollm2-135m", batch_size=0)
     with pytest.raises(ModelError, match=r"cannot be loaded: "):

@@ -32,6 +32,42 @@ def test_an_upcast_layer_is_the_float32_layer_of_its_weights(
     torch.testing.assert_close(y.float(), single(x.float()), rtol=2**-8, atol=1e-5)  # one rounding to 8 bits
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 70),
+    st.integers(1, 90),
+    st.booleans(),
+    st.sampled_from([(1,), (5,), (2, 3)]),
+    st.sampled_from([1e-3, 1.0, 300.0]),
+    st.integers(0, 2**31),
+)
+@torch.inference_mode()
+def test_an_int8_layer_is_within_its_rounding_of_the_float_layer(
+    inputs: int, outputs: int, bias: bool, rows: tuple[int, ...], size: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    x = size * torch.randn(*rows, inputs, dtype=torch.float64)
+    y = packing.Int8Linear(linear)(x.float())
+    weight = linear.weight.double()
+    w_step, x_step = weight.abs().amax(1) / 127, x.abs().amax(-1, keepdim=True) / 127
+    # Each factor is off by half a step at most.
+    most = x_step / 2 * (weight.abs().sum(1) + inputs * w_step / 2) + w_step / 2 * x.abs().sum(-1, keepdim=True)
+    exact = x @ weight.T + (linear.bias.double() if bias else 0)
+    assert y.shape == exact.shape and bool(((y - exact).abs() <= 1.001 * most + 1e-5 * size).all())
+
+
+@torch.inference_mode()
+def test_a_row_of_an_int8_layer_does_not_depend_on_the_others() -> None:
+    layer, x = packing.Int8Linear(nn.Linear(300, 200)), torch.randn(33, 300)
+    together = layer(x)
+    assert all(torch.equal(layer(x[i : i + 1])[0], together[i]) for i in range(len(x)))
+    assert torch.equal(layer(x[None, ::2])[0], together[::2])
+    half = layer(x.bfloat16())
+    assert half.dtype == torch.bfloat16 and torch.equal(half, layer(x.bfloat16().float()).bfloat16())
+    assert torch.equal(layer(torch.zeros(1, 300))[0], layer.bias)
+
+
 @pytest.mark.parametrize(("hardware", "kind"), [(False, packing.UpcastLinear), (True, packing.PackedLinear)])
 def test_bfloat16_is_computed_in_float32_where_the_cpu_has_no_other(
     hardware: bool, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch

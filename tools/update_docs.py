@@ -222,7 +222,7 @@ def published() -> str:
     """HumanEval beside the published scores, and what of the difference is whose."""
     record = json.loads((ROOT / "results" / "published" / "humaneval.json").read_text(encoding="utf-8"))
     cases, about = record["cases"], record["machine"]
-    kinds = {"": "as it is used", "exact": "nothing rounded: transformers' own loader"}
+    kinds = {"": "as it is used", "exact": "nothing rounded: transformers' own loader", "int8": "computed in int8"}
     others = ("solved_as_it_stands", "solved_with_400_tokens")
     lines = [
         f"HumanEval, {cases['0.5b']['n']} problems, greedy, at most {cases['0.5b']['max_tokens']} tokens, in EvalPlus's chat form (the "

@@ -3,7 +3,8 @@
 All requests of a call share one set of slots. A slot is a row of a preallocated key-value cache; a request that ends
 frees its slot (the last row moves into it) and waiting requests are prefilled into free slots, so the model never
 runs on a finished row, and one step of the cache writes one column instead of copying the whole of it. What all
-prompts of a decoder-only model start with (system prompt, examples) is computed once, and so are equal prompts.
+prompts of a decoder-only model start with (system prompt, examples) is computed once, and so are equal prompts; what
+prompts of earlier calls started with is kept.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ import numpy as np
 import torch
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from ..packing import Int8Linear
 from ..replies import StopRule
 from .contract import Completion, ModelError, Request
+from .sampling import sample
+from .slots import CrossLayer, SlotLayer, Start, Starts, Window
 from .sources import render_chat
+from .widths import CANDIDATES, prefill_tokens
 
-_TOP_K = (64, 2048)  # candidates to look at: 64 hold most nuclei at usual settings; then more, then the vocabulary
-_PREFILL_TOKENS = 1024  # a forward pass this wide runs at full speed; wider ones only pad more and fall out of cache
-_SHARED_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
+_COMMON_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
+_STARTS = {"cpu": 2**29, "cuda": 2**32}  # bytes of keys and values of earlier prompts that are kept
 
 
 @dataclass
@@ -65,93 +69,12 @@ class _Row:
     text: str
     generated: int = 0
     reason: str = ""
+    start: Start | None = None  # that is kept of an earlier prompt,
+    known: int = 0  # and how many of this row's tokens it holds
 
 
 def _completion(row: _Row) -> Completion:
     return Completion(row.text, row.prompt_tokens, row.generated, row.reason)
-
-
-@dataclass
-class _Window:
-    """The part of the cache that the next forward pass sees: rows [first, last), columns [start, end)."""
-
-    slots: int
-    columns: int
-    first: int = 0
-    last: int = 0
-    start: int = 0
-    end: int = 0
-    shared_at: tuple[torch.Tensor, torch.Tensor] | None = None  # where prefill puts the shared start: rows, columns
-
-
-class _SlotLayer(DynamicLayer):
-    """Self-attention keys and values of one layer, [slots, heads, columns, head_dim], seen through the window."""
-
-    def __init__(self, window: _Window) -> None:
-        super().__init__()
-        self.window = window
-        self.shared: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and values of the shared start
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        w = self.window
-        # Zeros, not empty: columns that are masked out are still multiplied (by 0), and 0 * NaN is NaN.
-        self.slot_keys, self.slot_values = (
-            x.new_zeros(w.slots, x.shape[1], w.columns, x.shape[3]) for x in (key_states, value_states)
-        )
-        self.is_initialized = True
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):  # type: ignore[no-untyped-def]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        w, end = self.window, self.window.end + key_states.shape[-2]
-        self.slot_keys[w.first : w.last, :, w.end : end] = key_states
-        self.slot_values[w.first : w.last, :, w.end : end] = value_states
-        if w.shared_at and self.shared:  # after the new columns, whose padding on the left reaches into it
-            at_rows, at_columns = w.shared_at
-            self.slot_keys[at_rows, :, at_columns] = self.shared[0]
-            self.slot_values[at_rows, :, at_columns] = self.shared[1]
-        rows, columns = slice(w.first, w.last), slice(w.start, end)
-        return self.slot_keys[rows, :, columns], self.slot_values[rows, :, columns]
-
-    def get_seq_length(self) -> int:
-        return self.window.end - self.window.start
-
-    def copy_row(self, source: int, target: int) -> None:
-        columns = slice(self.window.start, self.window.end)
-        for slots in (self.slot_keys, self.slot_values):
-            slots[target, :, columns] = slots[source, :, columns]
-
-    def shift_left(self, by: int) -> None:
-        w = self.window
-        for slots in (self.slot_keys, self.slot_values):
-            slots[: w.last, :, w.start - by : w.end - by] = slots[: w.last, :, w.start : w.end].clone()
-
-
-class _CrossLayer(DynamicLayer):
-    """Cross-attention keys and values of one layer: written when a row is encoded, then only read, as ``keys``."""
-
-    def __init__(self, window: _Window) -> None:
-        super().__init__()
-        self.window = window
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):  # type: ignore[no-untyped-def]
-        w = self.window
-        if not self.is_initialized:
-            self.slot_keys, self.slot_values = (
-                x.new_zeros(w.slots, x.shape[1], w.columns, x.shape[3]) for x in (key_states, value_states)
-            )
-            self.is_initialized = True
-        width = key_states.shape[-2]
-        self.slot_keys[w.first : w.last, :, :width] = key_states
-        self.slot_values[w.first : w.last, :, :width] = value_states
-        return key_states, value_states
-
-    def show(self, rows: int, width: int) -> None:
-        self.keys, self.values = self.slot_keys[:rows, :, :width], self.slot_values[:rows, :, :width]
-
-    def copy_row(self, source: int, target: int) -> None:
-        for slots in (self.slot_keys, self.slot_values):
-            slots[target] = slots[source]
 
 
 class TransformersGenerator:
@@ -171,7 +94,8 @@ class TransformersGenerator:
             raise ModelError(f"{name} has no fast tokenizer: convert it with AutoTokenizer(..., use_fast=True) first.")
         self.model, self.tokenizer = model, tokenizer
         self.name, self.revision, self.batch_size = name, revision, batch_size
-        self.dtype = str(model.dtype).removeprefix("torch.")
+        int8 = any(isinstance(module, Int8Linear) for module in model.modules())
+        self.dtype = "int8" if int8 else str(model.dtype).removeprefix("torch.")
         self.encoder_decoder = bool(model.config.is_encoder_decoder)
         self.stats = GenerationStats()
         self._backend = tokenizer.backend_tokenizer
@@ -183,6 +107,9 @@ class TransformersGenerator:
         eos = model.generation_config.eos_token_id
         if eos is None:
             eos = tokenizer.eos_token_id
+        label = f"{name} {revision} {self.dtype}"
+        self.prefill_tokens = prefill_tokens(model, label) if self._last_logits_only else CANDIDATES[-1]
+        self._starts = Starts(_STARTS.get(model.device.type, 2**29))
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
 
     def generate(
@@ -242,7 +169,11 @@ class TransformersGenerator:
         """Run all rows to their end. Out of memory: start over with what they have, in half as many slots."""
         while waiting := [row for row in rows if not row.reason]:
             # Longest first, so that a batch has like lengths and memory runs out early if at all; equal ones together.
-            waiting.sort(key=lambda row: (-len(row.encoder_ids), -len(row.ids), row.encoder_ids, row.ids, row.index))
+            for row in waiting:
+                row.start, row.known = self._starts.find(row.ids)
+            waiting.sort(
+                key=lambda row: (-len(row.encoder_ids), row.known - len(row.ids), row.encoder_ids, row.ids, row.index)
+            )
             try:
                 _Batch(self, waiting, ended).run()
                 continue
@@ -254,6 +185,9 @@ class TransformersGenerator:
                         "a shorter prompt or a larger device."
                     ) from error
             # Outside the handler: its traceback kept the cache alive.
+            self._starts = Starts(self._starts.limit)
+            for row in waiting:
+                row.start = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.batch_size = slots // 2
@@ -262,7 +196,7 @@ class TransformersGenerator:
             )
 
     def _forward(self, **inputs: object) -> torch.Tensor:
-        """Logits of the last position, float32 [rows, vocabulary]."""
+        """Logits of the last position, [rows, vocabulary], in the model's dtype."""
         began = time.perf_counter()
         if self._last_logits_only:
             inputs["logits_to_keep"] = 1
@@ -270,7 +204,7 @@ class TransformersGenerator:
         self.stats.forward_seconds += time.perf_counter() - began
         self.stats.forward_calls += 1
         self.stats.forward_rows += len(logits)
-        return logits.float()
+        return logits
 
     def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> object:
         """The encoder's output for right-padded prompts."""
@@ -301,24 +235,24 @@ class _Batch:
 
     def __init__(self, generator: TransformersGenerator, waiting: list[_Row], ended: Callable[[_Row], object]) -> None:
         self.generator, self.waiting, self.ended = generator, deque(waiting), ended
-        self.device = generator.model.device
+        self.device, self.starts = generator.model.device, generator._starts
         self.active: list[_Row] = []
         slots = min(generator.batch_size, len(waiting))
         # Rows end at one common column. It starts here, where every prompt fits; no row is longer than prompt + limit.
         self.prefill = max(len(row.ids) for row in waiting)
         left = max(row.limit - row.generated for row in waiting)
-        self.window = _Window(slots, self.prefill + left, end=self.prefill)
-        self.self_layers = [_SlotLayer(self.window) for _ in range(generator._layers)]
+        self.window = Window(slots, self.prefill + left, end=self.prefill)
+        self.self_layers = [SlotLayer(self.window, number) for number in range(generator._layers)]
         own = Cache(layers=list(self.self_layers))
         self.cache: Cache | EncoderDecoderCache = own
-        self.cross_layers: list[_CrossLayer] = []
+        self.cross_layers: list[CrossLayer] = []
         if generator.encoder_decoder:
-            self.cross_window = _Window(slots, max(len(row.encoder_ids) for row in waiting))
-            self.cross_layers = [_CrossLayer(self.cross_window) for _ in range(generator._layers)]
+            self.cross_window = Window(slots, max(len(row.encoder_ids) for row in waiting))
+            self.cross_layers = [CrossLayer(self.cross_window) for _ in range(generator._layers)]
             self.cache = EncoderDecoderCache(own, Cache(layers=list(self.cross_layers)))
 
     def run(self) -> None:
-        self._compute_shared()
+        self._compute_common()
         while self.waiting or self.active:
             free = self.window.slots - len(self.active)
             # A few rows at a time: one by one costs a forward pass each, and waiting for all leaves slots idle.
@@ -327,24 +261,22 @@ class _Batch:
             else:
                 self.step()
 
-    def _compute_shared(self) -> None:
-        """Keys and values of the tokens that all rows start with, if that saves work."""
-        self.shared = 0
+    def _compute_common(self) -> None:
+        """Keep the keys and values of the tokens that all rows start with, if that saves work."""
         first, *others = (row.ids for row in self.waiting)
         if self.cross_layers or not any(ids != first for ids in others):
             return
         length = min(len(ids) for ids in (first, *others)) - 1  # each row keeps a token of its own, for its logits
         while any(ids[:length] != first[:length] for ids in others):
             length -= 1
-        if length < _SHARED_MIN:
+        start, known = self.starts.find(first[: length + 1])
+        if length - known < _COMMON_MIN:
             return
-        window = _Window(1, length, last=1)
-        layers = [_SlotLayer(window) for _ in self.self_layers]
-        ids = torch.tensor([first[:length]], device=self.device)
+        window = Window(1, length, last=1, end=known, known=[(0, 0, start, known)] if start else [])
+        layers = [SlotLayer(window, layer.number) for layer in self.self_layers]
+        ids = torch.tensor([first[known:length]], device=self.device)
         self.generator._forward(input_ids=ids, past_key_values=Cache(layers=list(layers)))
-        for layer, source in zip(self.self_layers, layers, strict=True):
-            layer.shared = (source.slot_keys[0].transpose(0, 1), source.slot_values[0].transpose(0, 1))
-        self.shared = length
+        self.starts.keep(Start(first[:length], [layer.row(0, 0, length) for layer in layers]))
 
     def admit(self, free: int) -> None:
         """Prefill waiting rows into at most ``free`` slots and take their first token.
@@ -361,9 +293,9 @@ class _Batch:
             row = self.waiting[0]
             key = (tuple(row.ids), tuple(row.encoder_ids))
             if key not in groups:
-                # Sorted by length, so for a decoder-only model the first row is the widest.
-                width = max(width, len(row.ids) - self.shared + len(row.encoder_ids))
-                if groups and width * (len(groups) + 1) > _PREFILL_TOKENS:
+                row.start, row.known = self.starts.find(row.ids)
+                width = max(width, len(row.ids) - row.known + len(row.encoder_ids))
+                if groups and width * (len(groups) + 1) > self.generator.prefill_tokens:
                     break
             groups.setdefault(key, []).append(self.waiting.popleft())
             free -= 1
@@ -379,14 +311,13 @@ class _Batch:
         """Logits after each row's tokens, whose keys and values end up in the slots after the active ones."""
         w, end = self.window, self.window.end
         lengths = torch.tensor([len(row.ids) for row in rows], device=self.device)[:, None]
-        ids, _ = self._padded([row.ids[self.shared :] for row in rows], left=True)
+        ids, _ = self._padded([row.ids[row.known :] for row in rows], left=True)
         w.first, w.last = len(self.active), len(self.active) + len(rows)
         w.start, w.end = end - max(len(row.ids) for row in rows), end - ids.shape[1]
         columns = torch.arange(w.start, end, device=self.device)
         mask = columns >= end - lengths
-        if self.shared:
-            at = end - lengths + torch.arange(self.shared, device=self.device)
-            w.shared_at = (torch.arange(w.first, w.last, device=self.device)[:, None], at)
+        places = [(slot, end - len(row.ids)) for slot, row in enumerate(rows, start=w.first)]
+        w.known = [(*at, row.start, row.known) for at, row in zip(places, rows, strict=True) if row.start]
         if self.cross_layers:
             encoder_ids, encoder_mask = self._padded([row.encoder_ids for row in rows], left=False)
             encoded = self.generator._encoded(encoder_ids, encoder_mask)
@@ -404,7 +335,13 @@ class _Batch:
             logits = self.generator._forward(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache
             )
-        w.end, w.shared_at = end, None
+        w.end, w.known = end, []
+        for at, row in zip(places, rows, strict=True) if not self.cross_layers else ():
+            again = self.starts.came_up(row.ids)
+            if again >= row.known + _COMMON_MIN:
+                self.starts.keep(Start(row.ids[:again], [layer.row(*at, again) for layer in self.self_layers]))
+            self.starts.remember(row.ids)
+            row.start = None
         return logits
 
     def step(self) -> None:
@@ -484,70 +421,3 @@ class _Batch:
                 self.active.pop()
         w.first, w.last = 0, len(self.active)
         w.start = w.end - max((len(row.ids) - 1 for row in self.active), default=0)
-
-
-# Sampling
-
-
-def uniforms(seeds: np.ndarray, steps: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """One uniform in (0, 1) per (seed, step, token id), as a hash of the three: there is no state to share or order.
-
-    SplitMix64's finaliser (Steele, Lea and Flood 2014) over each counter in turn. Arrays broadcast; float64.
-    """
-
-    def mix(x: np.ndarray) -> np.ndarray:
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
-
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64
-        x = mix(seeds.astype(np.uint64) + golden)
-        x = mix(x + golden * (steps.astype(np.uint64) + np.uint64(1)))
-        x = mix(x + golden * (tokens.astype(np.uint64) + np.uint64(1)))
-    return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
-def sample(logits: torch.Tensor, rows: Sequence[tuple[Request, int]]) -> list[int]:
-    """One token id per row of ``logits`` (float32 [rows, vocabulary]); ``rows`` has each row's request and step.
-
-    The nucleus (Holtzman et al. 2020) is the smallest set of most likely tokens, ties by token id, that holds at
-    least ``top_p``. Within it, the largest log-probability plus Gumbel noise wins (Gumbel 1954), and the noise is
-    keyed by (seed, step, token id): like prompts with one seed get like texts, which makes comparisons less noisy.
-    """
-    temperature = torch.tensor([request.temperature or 1.0 for request, _ in rows], dtype=torch.float32)
-    scaled = logits / temperature.to(logits.device)[:, None]
-    total = scaled.logsumexp(-1, keepdim=True)
-    chosen, left = np.zeros(len(rows), dtype=np.int64), np.arange(len(rows))
-    for size in (*_TOP_K, scaled.shape[1]):
-        some = slice(None) if len(left) == len(rows) else left.tolist()
-        top, ids = scaled[some].topk(min(size, scaled.shape[1]), dim=-1)
-        token, enough = _choose(
-            (top - total[some]).cpu().numpy(), ids.cpu().numpy(), [rows[i] for i in left.tolist()], scaled.shape[1]
-        )
-        chosen[left[enough]], left = token[enough], left[~enough]
-        if not len(left):
-            break
-    tokens: list[int] = chosen.tolist()
-    return tokens
-
-
-def _choose(
-    logp: np.ndarray, ids: np.ndarray, rows: Sequence[tuple[Request, int]], vocabulary: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose among the candidates ``ids`` [rows, k] with ``logp``; also whether the k candidates were enough."""
-    order = np.lexsort((ids, -logp), axis=-1)
-    logp = np.take_along_axis(logp, order, -1).astype(np.float64)
-    ids = np.take_along_axis(ids, order, -1)
-    top_p = np.array([request.top_p for request, _ in rows])[:, None]
-    greedy = np.array([request.temperature == 0 for request, _ in rows])
-    mass = np.exp(logp)
-    inside = np.cumsum(mass, -1) - mass < top_p
-    # Candidates level with the last one may have equals beyond the k: only those above it are known to be in order.
-    above = logp > logp[:, -1:]
-    enough = np.where(greedy, above[:, 0], (mass * above).sum(-1) >= top_p[:, 0])
-    seeds = np.array([request.seed for request, _ in rows], dtype=np.uint64)[:, None]
-    steps = np.array([step for _, step in rows])[:, None]
-    noise = -np.log(-np.log(uniforms(seeds, steps, ids)))
-    best = np.where(greedy, 0, np.argmax(np.where(inside, logp + noise, -np.inf), -1))
-    return ids[np.arange(len(ids)), best], enough | (ids.shape[1] == vocabulary)
