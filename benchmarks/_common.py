@@ -259,7 +259,9 @@ def panels(titles, width=4.0):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(titles), figsize=(width * len(titles), 3.8), layout="constrained")
+    figure, ((*axes,),) = plt.subplots(
+        1, len(titles), figsize=(width * len(titles), 3.8), layout="constrained", squeeze=False
+    )
     for axis, title in zip(axes, titles, strict=True):
         axis.set_xscale("log", base=2)
         axis.set_xlabel(title)

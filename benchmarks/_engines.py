@@ -61,10 +61,12 @@ def generate(folder, dtype, device):
     """transformers' ``generate``, with its key-value cache as it comes."""
     generator = load(folder, dtype, device, 1)
     model, tokenizer = generator.model, generator.tokenizer
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    shape = {"padding": True, "padding_side": "right" if model.config.is_encoder_decoder else "left"}
 
     def run(texts, new):
-        inputs = tokenizer(texts, return_tensors="pt", return_token_type_ids=False).to(device)
-        sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
+        inputs = tokenizer(texts, return_tensors="pt", return_token_type_ids=False, **shape).to(device)
+        sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_new_tokens": new}
         output = model.generate(**inputs, **sampling, max_new_tokens=new)
         start = 1 if model.config.is_encoder_decoder else inputs.input_ids.shape[1]
         return [output.shape[1] - start] * len(output), len(output)

@@ -6,7 +6,7 @@
 Each engine runs in a process of its own, alone, with the same weights, prompts and numbers of tokens: chats about the
 starter problems, no two alike beyond the chat's own start, ``--new`` tokens for each. ``before`` is this project's decoder
 as it was at a commit (``--before``), read from git; ``openvino`` needs the packages openvino-genai and openvino-tokenizers
-and a folder with an exported model (``--openvino MODEL=FOLDER``, see docs/models.md).
+and a folder with a model that was exported for it (``--openvino MODEL=FOLDER``).
 
 The floor is the time of the linear layers alone, called one after the other as often and with as many rows as one run
 does, measured in the process of ``own``. ``--plot`` draws tokens per second against rows from an output file.
@@ -110,7 +110,7 @@ def plot(record, path):
     """Tokens per second against rows, one panel for each model."""
     names = list(dict.fromkeys(case["model"] for case in record["cases"]))
     figure, axes = _common.panels([f"rows at once ({name})" for name in names])
-    for axis, name in zip(axes if len(names) > 1 else [axes], names, strict=True):
+    for axis, name in zip(axes, names, strict=True):
         cases = [case for case in record["cases"] if case["model"] == name and "error" not in case]
         for case, marker in zip(cases, "osv^D<>ph*X", strict=False):
             rows = [run["rows"] for run in case["runs"]]

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from ppo_codet5 import notebooks
 
-# GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml. That of
-# coder is with the models in bfloat16; float32, which "auto" takes where the CPU does not compute in it, needs the double.
+# GB that the profiles need: main memory with the models in float32 and in fewer bits, memory of one GPU, disk for models
+# and data. The GPU's: profiles/*.yaml.
 NEEDS = {
-    "laptop": (4, 0, 3),
-    "smoke": (4, 0, 3),
-    "coder": (8, 0, 8),
-    "coder_published": (8, 0, 8),
-    "codet5_a100": (32, 48, 15),
-    "codellama_a100": (64, 64, 35),
+    "laptop": ((4, 4), 0, 3),
+    "smoke": ((4, 4), 0, 3),
+    "coder": ((14, 8), 0, 8),
+    "coder_published": ((14, 8), 0, 8),
+    "codet5_a100": ((32, 32), 48, 15),
+    "codellama_a100": ((64, 64), 64, 35),
 }
 Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what was found, remedy
 
@@ -28,7 +28,7 @@ Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what
 def examine(profile: str) -> int:
     """Print one line for each thing; 0 if the profile can run here, else 1."""
     values = {**notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0])), **notebooks.load_profile(profile)}
-    memory, gpu, disk = NEEDS.get(profile, (0, 0, 0))
+    memory, gpu, disk = NEEDS.get(profile, ((0, 0), 0, 0))
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
         "device": lambda: _device(str(values["device"]), gpu),
@@ -96,12 +96,15 @@ def _device(wanted: str, gigabytes: int) -> Iterator[Finding]:
         yield free >= gigabytes, f"{found}, {gigabytes} GB needed", "end other programs on it, or lower batch_size"
 
 
-def _memory(gigabytes: int, dtype: str) -> Iterator[Finding]:
+def _memory(needs: tuple[int, int], dtype: str) -> Iterator[Finding]:
     from ppo_codet5.helpers.models import has_bfloat16
 
+    whole, fewer = needs
+    exact = dtype == "float32" or (dtype == "auto" and not has_bfloat16("cpu"))
+    gigabytes = whole if exact else fewer
     remedy = "use a smaller profile, or lower batch_size"
-    if gigabytes == 8 and (dtype == "float32" or (dtype == "auto" and not has_bfloat16("cpu"))):
-        gigabytes, remedy = 14, "set dtype to bfloat16: 8 GB, and slower on a CPU that does not compute in it"
+    if exact and fewer < whole:
+        remedy = f"set dtype to int8, or to bfloat16 (slower on a CPU that does not compute in it): {fewer} GB"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
     if limit.exists() and (text := limit.read_text().strip()).isdecimal():

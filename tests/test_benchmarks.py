@@ -21,6 +21,7 @@ import ppo_codet5.core as core
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import _common
+import decoders
 import rollout
 import scaling
 
@@ -223,3 +224,30 @@ def test_each_script_says_how_it_is_called(script: Path) -> None:
     command = [sys.executable, str(script), "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert f"python benchmarks/{script.name}" in said and "usage:" in said
+
+
+def test_decoders(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_common, "in_child", lambda script, job: json.loads(json.dumps(decoders.work(**job))))
+    output, picture = tmp_path / "decoders.json", tmp_path / "decoders.png"
+    engines, sizes = ["--engines", "own,before,generate", "--before", "HEAD"], ["--rows", "2,5", "--new", "4"]
+    where = ["--output", str(output), "--plot", str(picture)]
+    main(decoders, monkeypatch, "--models", model, *engines, *sizes, "--dtypes", "float32,int8", *where)
+    record, text = json.loads(output.read_text()), capsys.readouterr().out
+    cases = {(case["engine"], case["dtype"]): case for case in record["cases"]}
+    assert set(cases) == {("own", "float32"), ("own", "int8"), ("before", "float32"), ("generate", "float32")}
+    for (engine, dtype), case in cases.items():
+        assert [run["tokens"] for run in case["runs"]] == [8, 20] and f"{engine} {dtype}" in text
+        for run in case["runs"]:
+            assert run["tokens_per_second"] == run["tokens"] / run["seconds"]
+            assert ("floor" in run) == (engine == "own")
+            if engine == "own":  # the layers alone, fewer of them for prompts than in all
+                floor = run["floor"]
+                whole = 4 * floor["step_seconds"] + run["prompt_tokens"] * floor["prefill_token_seconds"]
+                assert floor["seconds"] == pytest.approx(whole) and floor["step_seconds"] > 0
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    before = picture.stat().st_mtime_ns
+    monkeypatch.setattr(_common, "in_child", lambda script, job: pytest.fail("run again"))
+    main(decoders, monkeypatch, *where)
+    assert picture.stat().st_mtime_ns > before
