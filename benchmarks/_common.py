@@ -122,6 +122,11 @@ def tokens(rows):
     return sum(row["completion_tokens"] + row["rewriter_completion_tokens"] for row in rows)
 
 
+def linear_layers(model):
+    """The linear layers of a model, packed or not."""
+    return [layer for layer in model.modules() if type(layer).__name__.endswith("Linear")]
+
+
 def cached_values(config):
     """Values that a model's cache of keys and values has for one token (of the decoder), in all layers."""
     if config.is_encoder_decoder:
@@ -205,11 +210,9 @@ def cores():
 
 def machine():
     """Versions, commit and hardware; no names of hosts, users or folders."""
-    from ppo_codet5.helpers.runs import environment
+    from ppo_codet5.helpers.runs import environment, processor
 
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {**environment(), "cpu_model": cpu, "cores": cores()}
+    return {**environment(), "cpu_model": processor(), "cores": cores()}
 
 
 def describe(about):

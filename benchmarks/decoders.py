@@ -45,7 +45,7 @@ def linear_floor(model, rows, prompt_tokens, new):
     import torch
 
     head = model.get_output_embeddings()
-    layers = [layer for layer in model.modules() if type(layer).__name__.endswith("Linear")]
+    layers = _common.linear_layers(model)
     sizes = {id(layer): layer.in_features for layer in layers}
 
     def seconds(count, chosen):

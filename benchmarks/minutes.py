@@ -7,7 +7,6 @@ command with no text generated before. Figures of commands that are not given st
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -51,7 +50,7 @@ def main():
             shutil.rmtree(folder / "cache" / "generations", ignore_errors=True)
             shutil.rmtree(folder / "runs", ignore_errors=True)
             taken = seconds(command, folder)
-            record = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else {}
+            record = _common.json_of(arguments.output) if arguments.output.exists() else {}
             record = {"machine": machine(), "commands": record.get("commands", {})}
             record["commands"][command] = {"seconds": taken}
             _common.write(arguments.output, record)

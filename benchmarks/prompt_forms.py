@@ -8,7 +8,6 @@ file has are kept.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import _common
@@ -51,7 +50,7 @@ def main():
     from ppo_codet5.helpers.problems import load_problems
     from ppo_codet5.helpers.sandbox import Sandbox
 
-    kept = json.loads(arguments.output.read_text(encoding="utf-8"))["cases"] if arguments.output.exists() else {}
+    kept = _common.json_of(arguments.output)["cases"] if arguments.output.exists() else {}
     problems = load_problems(arguments.problems, split="validation")
     with Sandbox() as sandbox:
         for name in arguments.models:

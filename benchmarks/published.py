@@ -127,7 +127,7 @@ def main():
     arguments = parser.parse_args()
     from ppo_codet5.helpers.sandbox import Sandbox
 
-    kept = json.loads(arguments.output.read_text(encoding="utf-8"))["cases"] if arguments.output.exists() else {}
+    kept = _common.json_of(arguments.output)["cases"] if arguments.output.exists() else {}
     with Sandbox() as sandbox:
         for case in arguments.cases:
             if case not in kept:

@@ -202,7 +202,7 @@ class Recorder:
 
     def work(self, calls, forward_calls):
         """FLOPs and bytes that ``calls`` need at least, in ``forward_calls`` passes of the model; and their tokens."""
-        config, linears = self.generator.model.config, list(linear_layers(self.generator.model))
+        config, linears = self.generator.model.config, list(_common.linear_layers(self.generator.model))
         heads = self.generator.model.get_output_embeddings()
         body = sum(layer.weight.numel() for layer in linears if layer is not heads)
         cached, width = _common.cached_values(config), self.generator.model.dtype.itemsize
@@ -231,11 +231,6 @@ class Recorder:
         }
 
 
-def linear_layers(model):
-    """The linear layers of a model, packed or not."""
-    return (layer for layer in model.modules() if type(layer).__name__ in ("Linear", "PackedLinear"))
-
-
 def layer_rates(model, rows, rounds=5):
     """Matrix rates (FLOP/s) of the model's own linear layers, one after the other, on this machine now: for a decode step
     of ``rows`` rows and for 1024 rows."""
@@ -244,7 +239,7 @@ def layer_rates(model, rows, rounds=5):
     result, head = {}, model.get_output_embeddings()
     with torch.inference_mode():
         for label, count in (("decode_step", rows), ("prefill", 1024)):
-            layers = [layer for layer in linear_layers(model) if layer is not head or label == "decode_step"]
+            layers = [layer for layer in _common.linear_layers(model) if layer is not head or label == "decode_step"]
             inputs = {n: torch.randn(count, n, dtype=model.dtype) for n in {layer.weight.shape[1] for layer in layers}}
 
             def run(layers=layers, inputs=inputs):

@@ -80,6 +80,16 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "commit": commit, "hardware": hardware}
 
 
+def processor() -> str:
+    """Name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old or the new content and nothing between."""
     draft = path.with_name(f".{path.name}.tmp")  # not tempfile: others may read what is written here

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from transformers.cache_utils import DynamicLayer
@@ -17,7 +18,7 @@ class Start:
     ids: list[int]
     layers: list[tuple[torch.Tensor, torch.Tensor]]
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from ..assets import cache_dir
-from ..runs import write_atomically
+from ..runs import processor, write_atomically
 
 CANDIDATES = (256, 512, 1024)  # narrower passes read all weights for little work, wider ones fall out of the caches
 _WORTH_MEASURING = 50_000_000  # parameters; smaller models do not care
@@ -29,7 +28,7 @@ def prefill_tokens(model: Any, name: str) -> int:
     if model.device.type != "cpu" or model.config.is_encoder_decoder or parameters < _WORTH_MEASURING:
         return CANDIDATES[-1]
     file = cache_dir("speed") / "prefill.json"
-    key = f"{name}, {_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    key = f"{name}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     kept = _read(file)
     if key not in kept:
         seconds = {width: _seconds(model, width) / width for width in (CANDIDATES[0], *CANDIDATES)}  # one to warm up
@@ -54,11 +53,3 @@ def _seconds(model: Any, width: int, prompt: int = 64) -> float:
         began = time.perf_counter()
         model(input_ids=ids, use_cache=False, logits_to_keep=1)
         return time.perf_counter() - began
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
