@@ -1,7 +1,14 @@
-# make demo   a trained agent and its evaluation on a laptop, from nothing but a package index;  make demo-quick  tiny
+# make help               this list
+# make demo               a trained agent and its evaluation on a laptop, from nothing but a package index
 # make demo PROFILE=coder ARGS="-p problems=mbpp.jsonl"   the same with a real code model on MBPP, many hours
-# make test   all fast tests;  make test-slow  the slower ones, with a server and Ray;  make lint  ruff, types, twin cells
-# make test-other-python   the fast tests that need no model, on Python 3.13
+# make demo-quick         every cell in two minutes, no result
+# make assets             fetch what the laptop profile needs
+# make test               all fast tests
+# make test-slow          the slower ones, with a server and Ray
+# make test-newest        the tests that load models, on the newest transformers that the metadata allows
+# make test-other-python  the fast tests that need no model, on Python 3.13
+# make lint               ruff, types, twin cells, generated pages
+# make clean              delete runs and what tools left
 PYTHON ?= python3
 PROFILE ?= laptop
 VENV := .venv
@@ -13,7 +20,14 @@ OTHER_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python
 NO_MODEL := replies sandbox sandbox_hostile sandbox_judging sandbox_property problems scoring statistics rooms starter sync
 NO_MODEL_NEEDS := filelock|huggingface_hub|hypothesis|matplotlib|nbformat|numpy|packaging|pytest|pytest-xdist|PyYAML|scipy|statsmodels|tqdm
 
-.PHONY: demo demo-quick test test-slow test-other-python lint assets clean
+# The tests that load models on the newest transformers that the metadata allows; the pinned one is the oldest.
+NEWEST := $(shell sed -n 's/^ *"\(transformers[^"]*\)",/\1/p' pyproject.toml)
+OF_MODELS := models packing slots widths scripted_decoder embedding trainer cli
+
+.PHONY: help demo demo-quick test test-slow test-newest test-other-python lint assets clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' $(firstword $(MAKEFILE_LIST))
 
 $(BIN)/.requirements: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +53,13 @@ test: assets $(BIN)/.requirements-dev
 
 test-slow: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m pytest -m slow
+	$(MAKE) test-newest
+
+test-newest: assets $(BIN)/.requirements-dev
+	$(BIN)/python -m venv .venv-newest
+	$(BIN)/python -c "import site; print(*site.getsitepackages())" > $$(echo .venv-newest/lib/python*/site-packages)/pinned.pth
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "$(NEWEST)"
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 -m "not slow" $(OF_MODELS:%=tests/test_%.py)
 
 test-other-python:
 	$(OTHER_PYTHON) -m venv .venv-other

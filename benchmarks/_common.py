@@ -90,7 +90,7 @@ def play(world, num_envs, count):
 
     choose, rows = policies(world.config)["random"], []
     episodes = list(itertools.islice(world.order(world.config.seed), count))
-    world.log = rows.append
+    world.log = lambda name, row: rows.append(row)
     world.seconds.clear()
     if num_envs:
         envs = RLPromptVectorEnv(world, num_envs)

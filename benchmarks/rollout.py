@@ -416,9 +416,9 @@ def train(trainer, rows, report):
         identity = trainer.identity("ppo", trainer.scored)
         with Run(Path(folder) / "run", identity, trainer.parts.record()) as run:
 
-            def log(row):
+            def log(name, row):
                 rows.append(row)
-                run.log("attempts", row)
+                run.log(name, row)
 
             world = PromptWorld(trainer.config, trainer.parts, trainer.problems["train"], "train", "ppo", log)
             state = {"update": 0, "memory": [], "rollout": None, "evaluated": {}}

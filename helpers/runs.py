@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import filelock
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "gymnasium", "numpy", "nltk", "gensim", "textblob")
-LOGS = ("attempts.jsonl", "metrics.jsonl", "timings.jsonl")
+LOGS = ("attempts.jsonl", "stops.jsonl", "metrics.jsonl", "timings.jsonl")
 
 
 class _ToStdout(logging.Handler):
@@ -35,6 +35,7 @@ class _ToStdout(logging.Handler):
 
 logger = logging.getLogger("ppo_codet5")
 logger.handlers = [_ToStdout()]  # one, however often this module is loaded
+logger.setLevel(logger.level or logging.INFO)  # until a run sets its log_level
 logger.propagate = False
 report = logger.info  # a line of progress
 
@@ -46,6 +47,16 @@ class RunError(RuntimeError):
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as users write them: ``~`` at its start is their home, where they have one."""
     return Path(os.path.expanduser(path))
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise :class:`RunError` if nothing can be written to the folder, or where it would be made; leaves nothing there."""
+    folder = user_path(folder).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({there}: {error.strerror}); choose another folder") from None
 
 
 def well_formed(text: str) -> str:
@@ -151,11 +162,15 @@ def scratch(path: str | Path | None) -> Iterator[Path]:
 
 
 def load_model(path: str | Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The agent's weights from ``final_model.pt``; refuses a file that is not one, or fits another agent."""
+    """The agent's weights from ``final_model.pt``, or from the ``checkpoint.pt`` of a run under way.
+
+    Refuses a file that is neither, or fits another agent.
+    """
     import torch
 
     try:
-        weights = torch.load(user_path(path), weights_only=True)["agent"]
+        saved = torch.load(user_path(path), weights_only=True)
+        weights = saved["agent"] if "agent" in saved else saved["state"]["agent"]
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     except FileNotFoundError:
         raise RunError(f"no checkpoint at {path}") from None
@@ -244,12 +259,8 @@ class Run:
 
     def _event(self, row: Mapping[str, Any]) -> None:
         if self._events is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise RunError(
-                    "tensorboard = True needs the package tensorboard: pip install 'ppo-codet5[tensorboard]'"
-                ) from None
+            from torch.utils.tensorboard import SummaryWriter
+
             # A run that goes on writes the updates after its checkpoint again: readers drop the old ones.
             self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["update"])
         for key, value in row.items():
@@ -296,12 +307,13 @@ class Run:
         return self.summary
 
     def close(self) -> None:
-        """Release the files and the lock."""
-        if self._events is not None:
-            self._events.close()
-        for file in self._logs.values():
-            file.close()
-        self._lock.release()
+        """Release the files and the lock; all of them, also where a full disk takes no more of a file."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._lock.release)
+            for file in self._logs.values():
+                stack.callback(file.close)
+            if self._events is not None:
+                stack.callback(self._events.close)
 
     def __enter__(self) -> Run:
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import difflib
+import importlib.util
 import os
 import types
 import typing
@@ -21,6 +23,10 @@ OF_SOME_NOTEBOOKS = set(
     [
         "strategies",
         "selection_limit",
+        "mixture_parts",
+        "resampling_steps",
+        "bank_draws",
+        "bank_limit",
         "schedule_beam",
         "bandit_ridge",
         "bandit_scale",
@@ -40,7 +46,7 @@ OF_SOME_NOTEBOOKS = set(
         "hidden_size",
         "learning_rate",
         "max_grad_norm",
-        "minibatches",
+        "minibatch_size",
         "save_frequency",
         "synthetic_updates",
         "tensorboard",
@@ -51,20 +57,21 @@ OF_SOME_NOTEBOOKS = set(
 )
 _MORE_THAN_0 = (
     "max_new_tokens rewrite_tokens reflection_tokens max_steps num_envs max_episodes episodes_per_update update_epochs "
-    "minibatches batch_size hidden_size synthetic_updates cache_mb timeout_seconds learning_rate max_grad_norm "
+    "minibatch_size batch_size hidden_size synthetic_updates cache_mb timeout_seconds learning_rate max_grad_norm "
     "clip_epsilon success_reward save_frequency eval_episodes epic_population epic_mutants reflexion_memory "
-    "schedule_beam bandit_ridge"
+    "schedule_beam mixture_parts resampling_steps bank_draws bandit_ridge"
 )
 _NOT_LESS_THAN_0 = (
     "seed temperature rewrite_temperature memory_size value_coef entropy_coef updates_ahead eval_frequency "
     "reflexion_tests"
 )
 _FROM_0_TO_1 = "mutation_rate min_similarity gamma gae_lambda"
-_LIMITS = "train_limit eval_limit selection_limit"
+_LIMITS = "train_limit eval_limit selection_limit bank_limit"
 _CHOICES = {
     "memory_scope": ("problem", "run"),
     "edit_base": ("original", "best"),
-    "rewrite_style": ("sentence", "specification"),
+    "rewrite_style": ("sentence", "specification", "elaboration", "plan"),
+    "observation": ("full", "scalars"),
     "dtype": ("auto", "float32", "bfloat16", "int8"),
     "device": ("auto", "cpu", "cuda"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
@@ -115,6 +122,10 @@ def validate(config: Any) -> Any:
     ``config`` has the parameters as attributes, or is a ``ppo_codet5.Config``. Raises :class:`RunError` that names the
     parameter, its value and what is allowed.
     """
+    if isinstance(config, type) or not hasattr(config, "__dict__"):
+        raise RunError(
+            f"{config!r} has no parameters: give a ppo_codet5.Config, such as Config() or Config.from_profile('laptop')"
+        )
     if hasattr(config, "to_parameters"):
         config = config.to_parameters()
     if annotations := getattr(type(config), "__annotations__", None):  # a dataclass, which does not check types itself
@@ -125,6 +136,10 @@ def validate(config: Any) -> Any:
         raise RunError(
             f"parameter max_episodes = {config.max_episodes} must be a multiple of "
             f"episodes_per_update = {config.episodes_per_update}"
+        )
+    if getattr(config, "tensorboard", False) and importlib.util.find_spec("tensorboard") is None:
+        raise RunError(
+            "parameter tensorboard = True needs the package tensorboard: pip install 'ppo-codet5[tensorboard]'"
         )
     for name in ("code_model", "rewriter_model"):
         if str(getattr(config, name, "")).startswith("openai:") and getattr(config, "generation_cache", None) is None:
@@ -156,11 +171,21 @@ def check_type(value: Any, kind: Any, label: str) -> None:
         raise RunError(f"{label} = {value!r} is a {type(value).__name__}, expected {names}{hint}")
 
 
+def did_you_mean(name: str, known: Mapping[str, str]) -> str:
+    """A hint for an error's sentence, " (did you mean X?)", "" if no name is like it.
+
+    ``known`` has what may have been meant, and what that is to be called here.
+    """
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {known[near[0]]}?)" if near else ""
+
+
 def check_parameters(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
     """Raise :class:`RunError` if a name is not in ``annotations`` or a value is not of the type given there."""
     for name, value in values.items():
         if name not in annotations:
-            raise RunError(f"unknown parameter {name!r}; known parameters: {', '.join(sorted(annotations))}")
+            hint = did_you_mean(name, {known: known for known in annotations})
+            raise RunError(f"unknown parameter {name!r}{hint}; known parameters: {', '.join(sorted(annotations))}")
         check_type(value, annotations[name], f"parameter {name}")
 
 

@@ -31,9 +31,17 @@ _CORE = {
 __all__ = sorted(_CORE | {"Config"})
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
 def __getattr__(name: str) -> object:
     if name == "Config":
         return import_module("ppo_codet5.config").Config
+    if name == "__version__":
+        if (project := _ROOT / "pyproject.toml").exists():  # a checkout, installed or not
+            return import_module("tomllib").loads(project.read_text(encoding="utf-8"))["project"]["version"]
+        return import_module("importlib.metadata").version("ppo-codet5")
     if name in _CORE:
         core = import_module("ppo_codet5.core")
         return core.EpicGA if name == "Epic_GA" else getattr(core, name)

@@ -6,25 +6,32 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments. Ctrl-C leaves a run that the sa
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import json
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppo_codet5 import notebooks, reproduce
-from ppo_codet5.helpers.runs import RunError, user_path
+import ppo_codet5
+from ppo_codet5 import grid, notebooks, reproduce
+from ppo_codet5.helpers.runs import RunError, check_writable, user_path, write_atomically
 
 if TYPE_CHECKING:
     from ppo_codet5.config import Config
+    from ppo_codet5.core import PPOCodeT5Trainer
+
+CONTROLS = ("resampling", "random")  # those of core.py, whose import takes seconds
+EMPTY_RUNS = 'runs: str = "runs"'  # notebook 04 reads what the notebooks beside it leave, in a copy
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ppo-codet5", description="PPO learns how to edit prompts so that a code model writes Python that passes."
     )
-    parser.add_argument("--version", action="version", version=f"ppo-codet5 {_version()}")
+    parser.add_argument("--version", action="version", version=f"ppo-codet5 {ppo_codet5.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -38,16 +45,30 @@ def _parser() -> argparse.ArgumentParser:
     config.add_argument("--force", action="store_true", help="replace a file that is there")
 
     train = command("train", _train, "train an agent and evaluate it; an interrupted run goes on")
-    train.add_argument(
-        "--config", type=user_path, metavar="FILE", help="settings as ppo-codet5 config writes them; default: published"
-    )
+    start = train.add_mutually_exclusive_group()
+    text = "settings as ppo-codet5 config writes them; default: published"
+    start.add_argument("--config", type=user_path, metavar="FILE", help=text)
+    start.add_argument("--profile", metavar="NAME", help="the settings of a profile, e.g. laptop")
+    train.add_argument("--seed", type=int, metavar="N", help="of all random numbers of the run")
     train.add_argument("--output-dir", type=user_path, required=True, metavar="DIR", help="the run directory")
+    text = "also score this rule of equal budget, in DIR/NAME; may be given twice: "
+    train.add_argument("--control", action="append", default=[], choices=CONTROLS, help=text + ", ".join(CONTROLS))
+    train.add_argument("--plan", "--dry-run", action="store_true", help="say what would be done, and stop")
     _add_set(train)
+    _add_json(train)
 
     evaluate = command("eval", _eval, "evaluate a trained agent")
-    evaluate.add_argument("--checkpoint", type=user_path, required=True, metavar="FILE", help="final_model.pt of a run")
+    evaluate.add_argument(
+        "--checkpoint",
+        type=user_path,
+        required=True,
+        metavar="FILE",
+        help="final_model.pt of a run, or checkpoint.pt of one under way",
+    )
     text = "problems to play, default all that are scored"
     evaluate.add_argument("--episodes", type=_count_from_1, metavar="N", help=text)
+    text = "the most probable action, or actions drawn with their probabilities; default: argmax"
+    evaluate.add_argument("--policy", choices=("argmax", "sampled"), default="argmax", help=text)
     evaluate.add_argument(
         "--config", type=user_path, metavar="FILE", help="settings; default: those of the run that made the checkpoint"
     )
@@ -55,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output-dir", type=user_path, metavar="DIR", help="keep the attempts and scores in this run directory"
     )
     _add_set(evaluate)
+    _add_json(evaluate)
 
     sub = command("reproduce", reproduce.run, "run the four notebooks headless, with all strategies, and the table")
     sub.add_argument("--profile", default="laptop", help="a profile's name, or the path of a .yaml file")
@@ -65,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=_count_from_1, default=1, metavar="N", help=text)
     sub.add_argument("--ray", metavar="ADDRESS", help='run the tasks on a Ray cluster ("auto", host:port, "local")')
     sub.add_argument("--cell", type=int, metavar="N", help="run task N of the --dry-run list only (Slurm arrays)")
-    sub.add_argument("--dry-run", action="store_true", help="number the tasks that would run, and their parameters")
+    text = "number the tasks that would run, and their parameters, and stop"
+    sub.add_argument("--plan", "--dry-run", action="store_true", dest="dry_run", help=text)
+    _add_json(sub, "with --plan: print it as JSON")
     sub.add_argument("--keep", metavar="DIR", help="copy summaries, metrics, configs and figures to this folder")
 
     copy = command("notebooks", _notebooks, "copy the notebooks and profiles to a folder, to read and to change")
@@ -74,12 +98,17 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", _doctor, "say what works on this machine, and how to mend what does not")
     doctor.add_argument("--profile", default="laptop", metavar="NAME", help="what it is to be enough for")
+    _add_json(doctor)
     return parser
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
-    text = "change one setting, e.g. training.max_episodes=60"
+    text = "change one setting, e.g. max_episodes=60"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+
+
+def _add_json(parser: argparse.ArgumentParser, text: str = "print the results as JSON, and all else on stderr") -> None:
+    parser.add_argument("--json", action="store_true", help=text)
 
 
 def _count_from_1(text: str) -> int:
@@ -88,34 +117,26 @@ def _count_from_1(text: str) -> int:
     return int(text)
 
 
-def _version() -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("ppo-codet5")
-    except importlib.metadata.PackageNotFoundError:
-        return "(a checkout that is not installed)"
-
-
 def _settings(config: Config, pairs: list[str]) -> Config:
-    """``config`` with ``--set section.name=value`` applied."""
-    from ppo_codet5.config import ConfigError, Section
-
-    for name, value in notebooks.overrides(pairs).items():
-        section, _, setting = name.rpartition(".")
-        target = getattr(config, section, None) if section else config
-        if not isinstance(target, Section):
-            raise ConfigError(f"--set {name}: unknown section {section!r}")
-        setattr(target, setting, value)
+    """``config`` with ``--set name=value`` applied; the form of prompt first, as it decides what code_model means."""
+    for name, value in sorted(notebooks.overrides(pairs).items(), key=lambda pair: not pair[0].endswith("prompt_form")):
+        config.put(name, value)
     return config
+
+
+def _profile(name: str) -> Config:
+    from ppo_codet5.config import Config
+
+    notebooks.say_copies(name)
+    return Config.from_profile(name)
 
 
 def _config(args: argparse.Namespace) -> int:
     from ppo_codet5.config import Config
 
-    if Path(args.output).exists() and not args.force:
+    if args.output.is_file() and not args.force:
         raise RunError(f"{args.output} is there already; choose another name, or --force to replace it")
-    config = Config.from_profile(args.profile) if args.profile else Config()
+    config = _profile(args.profile) if args.profile else Config()
     print(f"wrote {config.save(args.output)}")
     return 0
 
@@ -126,6 +147,13 @@ class _Progress:
     def __init__(self) -> None:
         self.bar: Any = None
 
+    def start(self, updates: int) -> None:
+        """A bar at 0, as the first update takes longest."""
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=updates, unit="update", dynamic_ncols=True)
+
     def __call__(self, line: str) -> None:
         update = re.match(r"update +(\d+)/(\d+) +", line)
         if not sys.stderr.isatty():
@@ -133,11 +161,10 @@ class _Progress:
         elif update is None:
             self.close()
             print(line, file=sys.stderr)
-        else:
-            from tqdm import tqdm
-
+        elif self.bar is not None:
             done, total = map(int, update.groups())
-            self.bar = self.bar or tqdm(total=total, initial=done - 1, unit="update", dynamic_ncols=True)
+            if self.bar.n == 0:
+                self.bar.initial = self.bar.n = done - 1  # a run that goes on: of an earlier start, no measure of speed
             self.bar.update(done - self.bar.n)
             self.bar.set_postfix_str(line[update.end() :])
             if done == total:
@@ -152,20 +179,89 @@ class _Progress:
 def _train(args: argparse.Namespace) -> int:
     from ppo_codet5.config import Config
 
-    config = _settings(Config.load(args.config) if args.config else Config(), args.set)
-    config.to_parameters()  # settings that do not go together are found before torch is loaded
-    from ppo_codet5.core import PPOCodeT5Trainer
-    from ppo_codet5.helpers.results import scoring
-
+    config = _profile(args.profile) if args.profile else Config.load(args.config) if args.config else Config()
+    _settings(config, args.set)
+    if args.seed is not None:
+        config.seed = args.seed
+    values = vars(config.to_parameters())
+    if args.plan:
+        grid.check_inputs([values])
+        print(_plan(values, args.output_dir, args.control))
+        return 0
     progress = _Progress()
     show = progress if config.log_level in ("DEBUG", "INFO") else lambda line: None
+    trainer = _trainer(config, show)
+    from ppo_codet5.helpers.results import scoring
+    from ppo_codet5.helpers.runs import finished
+
+    runs = {"ppo": args.output_dir} | {name: args.output_dir / name for name in args.control}
+    done = {name for name, folder in runs.items() if finished(folder, trainer.identity(name, trainer.scored))}
+    if done != runs.keys():
+        check_writable(args.output_dir)
     try:
-        summary = PPOCodeT5Trainer(config).train(args.output_dir, report=show)
+        _load(trainer, show)
+        if "ppo" not in done:
+            show(f"training: {config.training.max_episodes} episodes, on {len(trainer.problems['train'])} problems")
+            progress.start(config.training.max_episodes // config.training.episodes_per_update)
+        scores = trainer.train(args.output_dir, report=show)["scores"]
+        for name in args.control:
+            scores |= trainer.control(name, runs[name], report=show)["scores"]
     finally:
         progress.close()
-    print(scoring.table(summary["scores"]))
-    print(f"\nagent     {Path(args.output_dir) / 'final_model.pt'}\nsummary   {Path(args.output_dir) / 'summary.json'}")
+    files = {"agent": args.output_dir / "final_model.pt", "summary": args.output_dir / "summary.json"}
+    if args.json:
+        print(json.dumps({"scores": scores} | files, default=str, indent=2), file=args.out)
+        return 0
+    print(scoring.table(scores), end="\n\n")
+    print(*(f"{name:9s} {path}" for name, path in files.items()), sep="\n")
+    if args.control:
+        print(f"compared  ppo-codet5 reproduce --notebooks 04 -p runs={args.output_dir}")
     return 0
+
+
+def _plan(values: dict[str, Any], folder: Path, controls: list[str]) -> str:
+    """What training with these parameters would do."""
+    from ppo_codet5.helpers.problems import load_problems
+
+    train, *_, score = (len(load_problems(*source)) for source in grid.problem_sources(values))
+    updates, budget = values["max_episodes"] // values["episodes_per_update"], values["max_steps"]
+    ways = ["ppo", "ppo_sampled", *controls]
+    state = next((s for name, s in _STATES.items() if (folder / name).exists()), "new")
+    lines = {
+        "models": f"{values['code_model']} writes, {values['rewriter_model']} rewrites",
+        "problems": f"{train} to train on, {score} to score; visible asserts: {values['visible_tests']}",
+        "training": f"{updates} updates of {values['episodes_per_update']} episodes, at most {budget} generations each: "
+        f"{values['max_episodes'] * budget}",
+        "scoring": f"{', '.join(ways)}, at most {budget} generations a problem: {len(ways) * score * budget}",
+        "to fetch": reproduce.words(reproduce.to_fetch([values])),
+        "directory": f"{folder}: {state}",
+    }
+    return "\n".join(f"{name:9s} {text}" for name, text in lines.items())
+
+
+_STATES = {"summary.json": "complete, will be read", "checkpoint.pt": "goes on from its checkpoint"}
+
+
+def _trainer(config: Config, show: Callable[[str], None]) -> PPOCodeT5Trainer:
+    """A trainer, all that the settings name looked for; nothing is written or loaded yet."""
+    values = vars(config.to_parameters())
+    grid.check_inputs([values])
+    if values["generation_cache"] is not None:
+        check_writable(values["generation_cache"])
+    grid.check_device([values])
+    show("loading PyTorch")
+    from ppo_codet5.core import PPOCodeT5Trainer
+
+    return PPOCodeT5Trainer(config)
+
+
+def _load(trainer: PPOCodeT5Trainer, show: Callable[[str], None]) -> None:
+    """Fetch and load the models, and say so before."""
+    values = vars(trainer.config)
+    reproduce.fetch([values])
+    names = dict.fromkeys((values["code_model"], values["rewriter_model"]))
+    show(f"loading {' and '.join(names)}")
+    assert trainer.parts
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -181,49 +277,77 @@ def _eval(args: argparse.Namespace) -> int:
             config = Config.from_run(checkpoint.parent)
         except ConfigError as error:
             raise RunError(f"{error}; give the settings of its training with --config") from None
-    config = _settings(config, args.set)
-    from ppo_codet5.core import PPOCodeT5Trainer
+    trainer = _trainer(_settings(config, args.set), print)
     from ppo_codet5.helpers.results import scoring
 
-    trainer = PPOCodeT5Trainer(config).load(checkpoint)
+    _load(trainer, print)
+    trainer.load(checkpoint)
+    if checkpoint.name == "checkpoint.pt":
+        print(f"note: the agent as it was at the last checkpoint of {checkpoint.parent}")
     if args.episodes and args.episodes > len(trainer.scored):
         print(f"note: there are {len(trainer.scored)} problems to score, fewer than --episodes {args.episodes}")
-    print(scoring.table(trainer.evaluate(args.episodes, args.output_dir)["scores"]))
+    play = trainer.evaluate if args.policy == "argmax" else _evaluate_sampled(trainer)
+    scores = play(args.episodes, args.output_dir)["scores"]
+    if args.json:
+        print(json.dumps({"scores": scores}, indent=2), file=args.out)
+    else:
+        print(scoring.table(scores))
     return 0
+
+
+def _evaluate_sampled(trainer: PPOCodeT5Trainer) -> Callable[..., dict[str, Any]]:
+    """As ``trainer.evaluate``, with actions drawn with their probabilities."""
+    from ppo_codet5.helpers import runs
+
+    weights = runs.stable_hash(*(tensor.tolist() for tensor in trainer.agent.state_dict().values()))
+
+    def evaluate(episodes: int | None, output_dir: Path | None) -> dict[str, Any]:
+        name, problems = f"sampled evaluation of agent {weights:x}", trainer.scored[:episodes]
+        with runs.scratch(output_dir) as folder:
+            return trainer.run(folder, name, ("ppo_sampled",), problems, runs.report)
+
+    return evaluate
 
 
 def _notebooks(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
-    sources = {name: notebooks.resource(name) for name in notebooks.NOTEBOOKS}
-    sources |= {f"profiles/{path.name}": path for path in sorted(notebooks.resource("profiles").glob("*.yaml"))}
+    sources = {name: notebooks.shipped(name) for name in notebooks.NOTEBOOKS}
+    sources |= {f"profiles/{path.name}": path for path in sorted(notebooks.shipped("profiles").glob("*.yaml"))}
     there = [name for name in sources if (folder / name).exists()]
     if there and not args.force:
         raise RunError(f"{folder} has {', '.join(there)} already; choose another folder, or --force to replace them")
     for name, source in sources.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / name)
+        write_atomically(folder / name, source.read_bytes())
         print(folder / name)
-    print(f"\nopen them with: jupyter lab {folder}")
+    print(f"\nopen them with: jupyter lab {folder}\nin {folder}, ppo-codet5 uses these copies in place of its own")
     return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
     from ppo_codet5.doctor import examine
 
-    return examine(args.profile)
+    return examine(args.profile, args.json)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.command == "reproduce" and args.json and not args.dry_run:
+        parser.error("--json goes with --plan: the summaries of a run are files")
+    args.out = sys.stdout
+    quiet = getattr(args, "json", False) and args.command in ("train", "eval")
     try:
-        return args.run(args)
+        with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
+            return args.run(args)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.stderr.close()
     except (RuntimeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        print(f"error: {error}" + "; make room, and give the same command again" * full, file=sys.stderr)
     return 1
 
 

@@ -6,6 +6,7 @@ neither torch nor transformers.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -39,7 +40,7 @@ class Section:
         section = type(self).__name__.removesuffix("Config").lower()
         label = f"{section}.{name}" if section else name
         if name not in known:
-            raise ConfigError(f"unknown setting {label}; known: {', '.join(known)}")
+            raise ConfigError(f"unknown setting {label}{_hint(label)}; known: {', '.join(known)}")
         kind = get_type_hints(type(self))[name]
         if isinstance(kind, type) and issubclass(kind, Section):
             if not isinstance(value, kind):
@@ -88,7 +89,7 @@ class ModelConfig(Section):
     max_length: int = _option(256, "limit of a program, in tokens", "max_new_tokens")
     rewrite_temperature: float = _option(0.7, "of the rewriter")
     rewrite_style: str = _option(
-        "specification", 'one "sentence" in the place of the task (small models), or a "specification" after it'
+        "specification", 'one "sentence" in place of the task; after it a "specification", "elaboration" or "plan"'
     )
     rewrite_tokens: int = _option(96, "limit of a rewrite, in tokens")
     reflection_tokens: int = _option(96, "limit of a reflection, in tokens")
@@ -107,13 +108,13 @@ class TrainingConfig(Section):
     max_episodes: int = _option(1000, "training episodes")
     max_steps_per_episode: int = _option(10, "generations per episode, the budget", "max_steps")
     episodes_per_update: int = _option(50, "episodes of one PPO update")
-    updates_ahead: int = _option(2, "later updates whose episodes may start early to fill the batch, 0 for none")
+    updates_ahead: int = _option(0, "later updates whose episodes may start early to fill the batch, 0 for none")
     learning_rate: float = _option(3e-4, "Adam, annealed linearly to 0")
     gamma: float = _option(0.99, "discount")
     gae_lambda: float = _option(0.95, "GAE")
     clip_epsilon: float = _option(0.2, "clip range of the probability ratio")
     update_epochs: int = _option(8, "passes over an update's transitions")
-    minibatches: int = _option(4, "minibatches per pass")
+    minibatch_size: int = _option(64, "transitions of a minibatch, or more")
     value_coef: float = _option(0.5, "weight of the value loss")
     entropy_coef: float = _option(0.01, "weight of the entropy bonus")
     max_grad_norm: float = _option(0.5, "gradient clip")
@@ -147,6 +148,10 @@ class EnvironmentConfig(Section):
     success_reward: float = _option(1.0, "added when all visible asserts pass")
     timeout_seconds: float = _option(2.0, "least CPU limit of a program, more where the reference needs more")
     preamble: str = _option("", 'code that runs before each program, e.g. "import math, re"')
+    actions: str = _option(
+        "direct,mutation,rewriting", 'what the agent may do; "repair" and "stop" may be added'
+    )
+    observation: str = _option("full", 'what the agent sees: "full", or "scalars" without the embeddings')
     edit_base: str = _option(
         "original", 'what an edit starts from: "original", or "best", the text with the best visible score'
     )
@@ -182,9 +187,20 @@ class Config(Section):
     seed: int = _option(0, "every random stream of the run derives from it")
     log_level: str = _option("INFO", 'least level of messages: "DEBUG", "INFO" (progress), "WARNING" or "ERROR"')
 
+    def put(self, name: str, value: Any) -> None:
+        """Set one setting by any of its names: ``training.max_steps_per_episode``, without the section, ``max_steps``."""
+        if name == "code_model":
+            name = "codet5_model" if self.model.prompt_form == "completion" else "codellama_model"
+        if name not in (names := _names()):
+            raise ConfigError(f"unknown setting {name}{_hint(name)}; ppo-codet5 config writes a file with all of them")
+        section, _, setting = names[name][0].rpartition(".")
+        setattr(getattr(self, section) if section else self, setting, value)
+
     def save(self, path: str | Path) -> Path:
         """Write the settings as JSON, by section."""
         target = user_path(path)
+        if target.is_dir():
+            raise ConfigError(f"{path} is a folder: give the name of the file to write, e.g. {target / 'config.json'}")
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, (json.dumps(asdict(self), indent=2) + "\n").encode())
         return target
@@ -208,7 +224,7 @@ class Config(Section):
     @classmethod
     def from_profile(cls, name: str) -> Config:
         """The defaults with a profile over them: its name, or the path of a .yaml file with notebook parameters."""
-        values, config = load_profile(name), cls()
+        values, config = as_parameters(load_profile(name)), cls()
         check_names(values)
         served = [notebook for notebook in chosen(name, None) if notebook in FORMS]
         for notebook in reversed(served):  # 01 last: it decides the form where a profile serves both
@@ -266,6 +282,30 @@ class Config(Section):
                     if s.metadata
                 ]
         return "\n".join(lines)
+
+
+@functools.cache
+def _names() -> dict[str, tuple[str, str]]:
+    """The full name of each setting, such as ``cache.size_mb``, and its parameter, by all that it may be called."""
+    found: dict[str, tuple[str, str]] = {}
+    for top in fields(Config):
+        inner = get_type_hints(Config)[top.name]
+        for setting in fields(inner) if not top.metadata else (top,):
+            full = top.name if setting is top else f"{top.name}.{setting.name}"
+            for name in (full, setting.name, _parameter(setting)):
+                found.setdefault(name, (full, _parameter(setting)))
+    return found
+
+
+def _hint(label: str) -> str:
+    names = {name: full for name, (full, _) in _names().items()}
+    return settings.did_you_mean(label.rpartition(".")[2], names)
+
+
+def as_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under the notebooks' names, where they have names of a config; other names stay as they are."""
+    names = _names()
+    return {names.get(name, ("", name))[1]: value for name, value in values.items()}
 
 
 def _fill(section: Any, values: Any, label: str = "the file") -> Any:

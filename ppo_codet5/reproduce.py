@@ -10,16 +10,19 @@ left. ``python -m ppo_codet5.reproduce`` is the same command. ``ppo_codet5.cli``
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ppo_codet5.grid import Task, check_inputs, plan
+from ppo_codet5.config import as_parameters
+from ppo_codet5.grid import Task, check_device, check_folders, check_inputs, plan
 from ppo_codet5.helpers.runs import RunError
-from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource
+from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
 from ppo_codet5.running import run_all
 
 CODER_TIME = "many hours, the notebooks print their plan first"  # of profile coder on two CPU cores
@@ -29,7 +32,7 @@ CODER_DOWNLOAD = "about 1.6 GB"
 def run(args: argparse.Namespace) -> int:
     """Plan, check everything, run, report; 1 if a task failed."""
     started = time.monotonic()
-    values = {**load_profile(args.profile), **overrides(args.parameter)}
+    values = {**as_parameters(load_profile(args.profile)), **as_parameters(overrides(args.parameter))}
     side_by_side = args.jobs > 1 or args.ray is not None
     split = side_by_side or args.cell is not None or args.dry_run
     tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split)
@@ -44,12 +47,16 @@ def run(args: argparse.Namespace) -> int:
             f"{pools[0]} with --jobs or --ray: each task would ask for replicas of its own beside its GPU; use "
             "the model itself, as the tasks run side by side already"
         )
-    check_inputs([parameters for parameters in full if "problems" in parameters])
+    ours = [parameters for parameters in full if "problems" in parameters]
+    check_inputs(ours)
+    check_folders(ours)
+    if not args.json:
+        say_copies(args.profile, list(dict.fromkeys(task.notebook for task in tasks)))
     if args.dry_run:
-        for number, task in enumerate(tasks):
-            print(f"{number:3d} stage {task.stage}  {task.name}  {task.output}  {json.dumps(task.parameters)}")
-        return 0
-    fetch(full)
+        return show_plan(tasks, ours, args.json)
+    if args.ray is None:
+        check_device(ours)
+    fetch(ours)
     failed = []
     for task, why in run_all(tasks, args.jobs, args.ray):
         if why:
@@ -57,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
             failed.append(f"failed: {task.name}: {why}")
     print(f"\ndone in {round(time.monotonic() - started)} s")
     for task in tasks:
-        print(f"executed notebook  {task.output}\nfigures            {task.folder / 'figures'}")
+        for name, path in (("executed notebook", task.output), ("figures", task.folder / "figures")):
+            if path.exists():
+                print(f"{name:18s} {path}")
     print(headline(tasks))
     if args.keep:
         root = Path(values.get("run_dir", "runs"))
@@ -70,14 +79,38 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def fetch(tasks: Sequence[dict[str, Any]]) -> None:
-    """Fetch here, where a bar can be seen, what the notebooks would fetch in silence. Takes the tasks' parameters."""
+def show_plan(tasks: Sequence[Task], parameters: Sequence[Mapping[str, Any]], as_json: bool) -> int:
+    """Print the tasks by number, and what is to be fetched for them; returns the exit code."""
+    if as_json:
+        print(json.dumps({"tasks": [asdict(task) for task in tasks], "to_fetch": to_fetch(parameters)}, default=str))
+        return 0
+    for number, task in enumerate(tasks):
+        print(f"{number:3d} stage {task.stage}  {task.name}  {task.output}  {json.dumps(task.parameters)}")
+    print(f"to fetch  {words(to_fetch(parameters))}")
+    return 0
+
+
+def to_fetch(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the files of our own that the tasks with these parameters need and the cache does not have."""
     from ppo_codet5.helpers import assets
 
-    used = dict.fromkeys(name for values in tasks if "code_model" in values for name in assets.used_by(values))
-    if names := assets.missing(used):
-        size = sum(assets.ASSETS[name].megabytes for name in names)
-        print(f"fetching {', '.join(names)}: {size} MB, to {assets.cache_root()}", flush=True)
+    return assets.missing(dict.fromkeys(name for values in tasks for name in assets.used_by(values)))
+
+
+def words(names: Sequence[str]) -> str:
+    """Names of such files with their size and where they go."""
+    from ppo_codet5.helpers import assets
+
+    size = assets.size(sum(assets.ASSETS[name].megabytes for name in names))
+    return f"{', '.join(names)}: {size}, to {assets.cache_root()}" if names else "nothing"
+
+
+def fetch(tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Fetch what the models of tasks with these parameters need, here, where it can be seen."""
+    from ppo_codet5.helpers import assets
+
+    if names := to_fetch(tasks):
+        print(f"fetching {words(names)}", flush=True)
         assets.fetch(names)
 
 
@@ -109,20 +142,34 @@ def next_step() -> str:
 def keep(run_dir: Path, target: Path) -> None:
     """Copy the small files of a notebook's runs to a folder that can be committed.
 
-    Of ``attempts.jsonl`` it keeps what scores and notebook 04 read: no prompts, programs and feedback, no training.
+    Of the attempts it keeps what scores, notebook 04 and a look into the training read; those that are not scored are
+    compressed. Prompts and programs, ``results.csv`` among them, stay of the project's own problems only: others have
+    owners. A figure that was kept of another notebook or seed already is not kept again.
     """
     from ppo_codet5.helpers import results, runs
 
-    small = ("*/summary.json", "*/config.json", "*/metrics.jsonl", "*/results.csv", "figures/*.png", "results_table.*")
-    for pattern in small:
-        for path in run_dir.glob(pattern):
-            copy = target / path.relative_to(run_dir)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-    for summary in run_dir.glob("*/summary.json"):
-        rows = results.slim(runs.read_rows(summary.with_name("attempts.jsonl")))
-        lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-        (target / summary.parent.name / "attempts.jsonl").write_text(lines, encoding="utf-8")
+    small = ("*/summary.json", "*/config.json", "*/metrics.jsonl", "*/stops.jsonl", "figures/*.png", "results_table.*")
+    root = target.parents[target.parent.name.startswith("seed")]
+    for path in (path for pattern in small for path in run_dir.glob(pattern)):
+        copy, data = target / path.relative_to(run_dir), path.read_bytes()
+        others = root.rglob(path.name) if path.suffix == ".png" else ()
+        if any(other != copy and other.read_bytes() == data for other in others):
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(data)
+    for folder in (summary.parent for summary in run_dir.glob("*/summary.json")):
+        copy, identity = target / folder.name, json.loads((folder / "config.json").read_bytes())["identity"]
+        ours = {identity["problems"], identity.get("train_problems") or "starter"} == {"starter"}
+        rows, parts = runs.read_rows(folder / "attempts.jsonl"), {}
+        for name, scored in (("attempts.jsonl", True), (results.TRAINING, False)):
+            kept = results.slim((row for row in rows if (row["phase"] == "eval") == scored), texts=ours)
+            parts[name] = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in kept).encode()
+        (copy / "attempts.jsonl").write_bytes(parts["attempts.jsonl"])
+        if parts[results.TRAINING]:
+            with gzip.GzipFile(copy / results.TRAINING, "wb", mtime=0) as file:  # no time: the same bytes each time
+                file.write(parts[results.TRAINING])
+        if ours and (folder / "results.csv").exists():
+            (copy / "results.csv").write_bytes((folder / "results.csv").read_bytes())
 
 
 if __name__ == "__main__":

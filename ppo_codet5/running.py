@@ -35,7 +35,7 @@ def run_all(tasks: Sequence[Task], jobs: int, ray_address: str | None = None) ->
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     if jobs == 1 and ray_address is None:
         for task in tasks:
-            print(f"{task.name}: run directory {task.folder}", flush=True)
+            print(f"{task.name}: run directory {task.folder}; starting, which may take a minute", flush=True)
             yield task, attempt(task)
         return
     for stage in sorted({task.stage for task in tasks}):
@@ -88,6 +88,9 @@ def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3")
     except PapermillExecutionError as error:
         reason = " ".join(error.evalue.split())
         raise RunError(f"{error.ename}: {reason} (cell {error.exec_count} of {output})") from None
+    except OSError:  # a full disk leaves half a notebook
+        output.unlink(missing_ok=True)
+        raise
 
 
 def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:

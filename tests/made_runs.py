@@ -83,6 +83,21 @@ def simulated(strategy: str, seed: int, tasks: list[int], steps: int, skill: flo
     return rows
 
 
+def draws(tasks: list[int], count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of a bank: ``count`` draws of the first three actions as first attempts, and after a failed direct one."""
+    rng, rows = np.random.default_rng(seed), []
+    for task in tasks:
+        chance = np.random.default_rng(task).random()
+        for visit in range(count):
+            for action in range(3):
+                for number in range(2):
+                    outcomes = ["pass" if rng.random() < chance else "wrong_value"] * 6
+                    after = {"after": 0} if number else {}
+                    row = attempt("bank", seed, task, number, outcomes, phase="bank", visit=visit, action=action)
+                    rows.append(row | after)
+    return rows
+
+
 def make_run(
     path: Path,
     strategy: str,
@@ -92,6 +107,7 @@ def make_run(
     record: dict[str, Any] | None = None,
     summary: dict[str, Any] | None = None,
     finish: bool = True,
+    stops: tuple[dict[str, Any], ...] = (),
     **settings: Any,
 ) -> Path:
     """One run directory; ``rows`` are its attempts, simulated with ``skill`` if not given."""
@@ -111,16 +127,20 @@ def make_run(
             run.log("attempts", {**attempt("ppo", seed, 1, 0, ["pass"]), "phase": "train"})
         for row in rows:
             run.log("attempts", row)
+        for row in stops:
+            run.log("stops", row)
         if finish:
-            by_name = {n: [r for r in rows if r["strategy"] == n] for n in names}
+            scored = [row for row in rows if row["phase"] == "eval"]
+            by_name = {n: [r for r in scored if r["strategy"] == n] for n in names}
             scores = {n: scoring.score(its, values["task_ids"], steps) for n, its in by_name.items() if its}
             run.finish({"strategy": strategy, "scores": scores, **(summary or {})})
     return path
 
 
 def make_all(root: Path, tasks: list[int] = TASKS, seeds: int = 3, **settings: Any) -> Path:
-    """Every row of the table, the learned and the random ones with ``seeds`` seeds."""
+    """Every row of the table without "stop", the learned and the random ones with ``seeds`` seeds."""
     skills = {"ppo": 0.3, "random": -0.3, "resampling": 0.1, "bandit": 0.2, "fixed_action": 0.0, "schedule": 0.1}
+    skills["mixture"] = 0.0
     for strategy in (*skills, "direct", "mutation", "rewriting", "epic", "reflexion"):
         own = {"own_settings": {"temperature": 0.9}} if strategy == "epic" else {}
         cost = (

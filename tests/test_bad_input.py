@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -127,7 +128,7 @@ def empty(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["-p", "max_step=3"], r"unknown parameter 'max_step'; known parameters: .*max_steps"),
+        (["-p", "max_step=3"], r"unknown parameter 'max_step' \(did you mean max_steps\?\); known parameters: "),
         (["-p", "max_steps=many"], r"parameter max_steps = 'many' is a str, expected int"),
         (["-p", "max_steps=2.5"], r"parameter max_steps = 2\.5 is a float, expected int"),
         (["-p", "seed=true"], r"parameter seed = True is a bool, expected int"),
@@ -139,7 +140,7 @@ def empty(tmp_path: Path) -> Path:
         (["-p", "gamma"], r"parameter 'gamma' must have the form name=value"),
         (
             ["--profile", "labtop"],
-            r"unknown profile 'labtop'; known profiles: .*laptop.*, or the path of a \.yaml file",
+            r"unknown profile 'labtop' \(did you mean laptop\?\); known profiles: .*laptop.*, or the path of a \.yaml file",
         ),
         (["--profile", "mine.yaml"], r"unknown profile 'mine\.yaml'"),
         (["-p", "problems=mbbp"], r"unknown source 'mbbp'; use 'mbpp', 'humaneval', 'starter' or the path"),
@@ -250,6 +251,179 @@ def test_what_only_the_notebook_can_find_is_one_sentence_too(empty: Path) -> Non
     assert not list(empty.rglob("config.json"))
 
 
+# What only the command train has, and what both have
+
+
+@pytest.fixture
+def train_refused(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """``ppo-codet5 train`` with these settings: refused in a sentence before PyTorch is asked for, nothing written."""
+    monkeypatch.chdir(empty)
+
+    def train_refused(*settings: str, output: str = "run") -> str:
+        before = sorted(empty.rglob("*"))
+        sets = [part for setting in settings for part in ("--set", setting)]
+        assert cli.main(["train", "--profile", "smoke", "--output-dir", output, *sets]) == 1
+        assert sorted(empty.rglob("*")) == before
+        return sentence(*capsys.readouterr())
+
+    return train_refused
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gensim.downloader
+    import huggingface_hub.constants
+
+    def urlopen(url: str) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(gensim.downloader, "urlopen", urlopen)
+
+
+BROKEN = {**GOOD, "code": "def midpoint(a, b):\n    return None"}
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("code_model=smollm", r"No model 'smollm': give an alias"),
+        ("rewriter_model=smollm2", r"No model 'smollm2': give an alias"),
+        ("embedder=minilmm", r"the sentence embedder 'minilmm' is neither a folder nor to be had .*use 'minilm'"),
+        ("embedder=.", r"the sentence embedder '\.' is a folder without a saved model"),
+        ("word_vectors=glvoe", r"word vectors 'glvoe' are neither a file nor to be had .*use 'glove'"),
+        ("preamble=import nump", r"preamble = 'import nump' does not run \(ModuleNotFoundError.*nump.*\): give Python"),
+        ("preamble=import (", r"preamble = 'import \(' does not run \(.*\): give Python that runs by itself"),
+        ("visible_tests=99", r"visible_tests = 99: no problem has more than \d asserts; give 1 to \d, or \"all\""),
+        ("problems=../problems.jsonl", r"no reference solution in '\.\./problems\.jsonl', split \w+, passes its own"),
+        ("generation_cache=/proc/cache", r"/proc/cache cannot be written \(/proc: .*choose another folder"),
+    ],
+)
+def test_what_is_found_only_by_looking_is_found_first(
+    setting: str, words: str, train_refused: Callable[..., str], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    rows_file(tmp_path, *({**BROKEN, "task_id": i, "split": s} for i, s in enumerate(("train", "validation", "test"))))
+    assert re.search(words, train_refused(setting))
+    assert re.search(words, refused("-p", setting))
+
+
+def test_after_a_typo_the_corrected_command_is_not_refused(
+    train_refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_refused("rewriter_model=smollm2")
+    assert cli.main(["train", "--profile", "smoke", "--output-dir", "run", "--plan"]) == 0
+    assert re.search(r"^directory run: new$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_gpu_that_is_not_there(
+    train_refused: Callable[..., str],
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for said in (train_refused("model.device=cuda"), refused("-p", "device=cuda")):
+        assert re.search(r"parameter device = 'cuda': torch \S+ finds no GPU here; give 'auto' or 'cpu'", said)
+    # a plan is made on a machine that need not have one, and so are tasks for a cluster
+    assert cli.main(["reproduce", "--profile", "smoke", "-p", "device=cuda", "--plan"]) == 0
+    assert "to fetch" in capsys.readouterr().out
+
+
+def test_tensorboard_without_its_package(
+    train_refused: Callable[..., str], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for said in (train_refused("training.tensorboard=true"), refused("-p", "tensorboard=true")):
+        assert "tensorboard = True needs the package tensorboard: pip install 'ppo-codet5[tensorboard]'" in said
+
+
+def test_a_disk_that_cannot_be_written(train_refused: Callable[..., str], refused: Callable[..., str]) -> None:
+    for said in (train_refused(output="/proc/run"), refused("-p", "run_dir=/proc/runs")):
+        assert re.search(r"/proc/runs? cannot be written \(/proc: .*choose another folder", said)
+
+
+def test_what_a_failed_task_did_not_write_is_not_listed(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def execute(notebook: Path, output: Path, values: dict) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.chdir(empty)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(running, "execute", execute)
+    assert cli.main(["reproduce", "--profile", "smoke", "--notebooks", "01"]) == 1
+    out, err = capsys.readouterr()
+    assert "executed notebook" not in out and "figures" not in out
+    assert err == "error: 01_ppo_codet5: [Errno 30] Read-only file system\n"
+
+
+LIMITED = """
+import resource, sys
+from ppo_codet5 import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # a write beyond it fails as on a full disk
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["config", "--output", "here/config.json"], ["notebooks", "here"]], ids=lambda value: value[0]
+)
+def test_a_full_disk_leaves_no_half_file(arguments: list[str], empty: Path) -> None:
+    (empty / "here").mkdir()
+    line = [sys.executable, "-c", LIMITED, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=empty, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "File too large" in sentence(done.stdout, done.stderr)
+    assert [path for path in (empty / "here").rglob("*") if path.is_file()] == []
+
+
+def test_a_full_disk_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "_config", full)
+    assert cli.main(["config", "--output", "x"]) == 1
+    assert capsys.readouterr().err.endswith("No space left on device; make room, and give the same command again\n")
+
+
+def test_a_folder_is_no_config_to_write(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(empty)
+    for more in ([], ["--force"]):
+        assert cli.main(["config", "--output", ".", *more]) == 1
+        assert ". is a folder: give the name of the file to write, e.g. config.json" in sentence(*capsys.readouterr())
+    assert list(empty.iterdir()) == []
+
+
+def test_an_interrupt_of_reproduce_is_one_line(empty: Path) -> None:
+    """As a terminal sends it, to the whole group, while the kernel works."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "ppo_codet5.reproduce", "--profile", "smoke", "--notebooks", "01"]
+    process = subprocess.Popen(
+        line,
+        cwd=empty,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for text in process.stdout or ():
+        if "PPO updates" in text:  # the notebook's second cell: the next one loads the models
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err == "interrupted; the same command goes on from the last checkpoint\n"
+
+
 # The same through the Python interface
 
 
@@ -271,6 +445,8 @@ def test_the_trainer_refuses_wrong_parameters(changes: dict, words: str) -> None
 def test_the_trainer_refuses_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="max_step"):
         Parameters(max_step=3)
+    with pytest.raises(RunError, match=r"^\{\} has no parameters: give a ppo_codet5\.Config, such as"):
+        PPOCodeT5Trainer({})
     with pytest.raises(ProblemError, match="unknown source 'mbbp'"):
         PPOCodeT5Trainer(small(problems="mbbp"))
     with pytest.raises(ProblemError, match=r"problems\.jsonl, line 1"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import csv
+import itertools
 import json
 import re
 import types
@@ -26,7 +28,7 @@ from ppo_codet5 import core, grid
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
 
 STRATEGIES = ("direct", "mutation", "rewriting", "random", "epic", "reflexion")
-CONTROLS = ("resampling", "fixed_action", "schedule", "bandit")
+CONTROLS = ("resampling", "fixed_action", "mixture", "schedule", "bandit")
 ALL = STRATEGIES + CONTROLS
 FEW: dict[str, Any] = {
     "train_limit": 4,
@@ -39,7 +41,10 @@ FEW: dict[str, Any] = {
     "device": "cpu",
     "generation_cache": None,
     "selection_limit": 3,
+    "resampling_steps": 1,  # no more than the budget
+    "bank_limit": 3,
 }
+OWN = {"selection_limit", "resampling_steps", "bank_limit"}
 PROBLEMS = [problem for split in STARTER.values() for problem in split]
 IDS = {split: {problem.task_id for problem in problems} for split, problems in STARTER.items()}
 CONTENT = ("attempts.jsonl", "metrics.jsonl", "results.csv", "summary.json")
@@ -217,7 +222,7 @@ def test_no_strategy_exceeds_its_budget_or_goes_on_when_it_has_solved(
 
 def test_rows_and_summaries_look_like_the_trainer_s(make: Callable[..., Any], tmp_path: Path) -> None:
     baselines = make()
-    shared = {name: FEW[name] for name in FEW if name != "selection_limit"}
+    shared = {name: FEW[name] for name in FEW if name not in OWN}
     trainer = PPOCodeT5Trainer(small(**shared), parts=baselines.parts)
     for strategy in ("resampling", "random"):  # the same rows from the same seeds, byte for byte
         theirs = trainer.control(strategy, tmp_path / strategy, report=quiet)
@@ -238,8 +243,10 @@ def test_rows_and_summaries_look_like_the_trainer_s(make: Callable[..., Any], tm
         assert differ <= {"strategy"}
         assert identity.keys() - theirs.keys() == {"own_settings", "tuning"}
     own = {identity["strategy"]: identity["own_settings"] for identity in identities}
-    assert own["direct"] == own["mutation"] == own["rewriting"] == {"max_steps": 1}
-    assert {s for s in ALL if not own[s]} == {"random", *CONTROLS}
+    for single, actions in (("direct", "direct"), ("mutation", "direct,mutation"), ("rewriting", "direct,rewriting")):
+        assert own[single] == {"max_steps": 1, "actions": actions}
+    assert own["resampling"] == {"max_steps": 3, "actions": "direct"}
+    assert {s for s in ALL if not own[s]} == {"random", *CONTROLS} - {"resampling"}
     assert own["reflexion"]["temperature"] == own["epic"]["temperature"] == 0
 
 
@@ -361,35 +368,70 @@ def test_epic_writes_no_rewrite_that_the_budget_cannot_judge(make: Callable[...,
         assert [row["rewriter_calls"] for row in rows] == [0, 2, 0]
 
 
-def test_epic_s_public_variant_accepts_less_and_ends_sooner(
-    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, attempts, _ = epic_search(make, monkeypatch, never, epic_variant="public", max_steps=30)
-    assert {len(rows) for rows in attempts.values()} == {1 + 5 + 4 + 4}
-    assert {row["hands_in"] for rows in attempts.values() for row in rows} == {0}  # nothing was accepted
-    monkeypatch.undo()
+def fails_on(problem: Any, test: str) -> str:
+    """A program that is right but for the call in ``test``."""
+    call = json.dumps(arguments(test))
+    return (
+        f"{problem.reference}\nkeep = {problem.entry_point}\ndef {problem.entry_point}(*v):\n"
+        f"    import json\n    r = keep(*v)\n    return r if json.dumps(v) != {call!r} else 'no'"
+    )
 
-    def two_of_three(problem: Any, request: Request) -> str:
-        """0.67 of the asserts in the first population, as later: 0.8 is asked for there and 0.6 after it."""
+
+PUBLIC = {"epic_variant": "public", "visible_tests": "all", "max_steps": 40}
+
+
+def test_epic_s_public_code_accepts_a_candidate_once_its_population_is_judged(make: Callable[..., Any]) -> None:
+    """Programs of two asserts of three, 0.67: too few for the original (0.8), enough for a candidate (0.6)."""
+    baselines = make(lambda problem, request: fails_on(problem, problem.tests[-1]), **PUBLIC)
+    for rows in played(baselines, "epic").values():
+        assert {scoring.share(row["visible_mask"]) for row in rows} == {2 / 3}
+        assert len(rows) == 1 + 5  # the first population, all of it
+        assert [row["hands_in"] for row in rows] == [0] * 5 + [1] and scoring.submitted(rows) is rows[1]
+    assert baselines.nb.own_settings(baselines.config, "epic")["epic_elitism"] is False
+
+
+def test_epic_s_public_code_judges_a_population_to_its_end_though_one_solves(make: Callable[..., Any]) -> None:
+    baselines = make(when_rewritten, **PUBLIC)
+    for rows in played(baselines, "epic").values():
+        assert len(rows) == 6 and all(all(row["visible_mask"]) for row in rows[1:])
+        assert scoring.submitted(rows) is rows[1]
+    first = make(lambda problem, request: right(problem), run_dir=make().config.run_dir + "-first", **PUBLIC)
+    assert {len(rows) for rows in played(first, "epic").values()} == {1}
+
+
+def test_epic_s_public_code_ends_for_all_problems_at_once(make: Callable[..., Any]) -> None:
+    """The first population brings some, the mutants none: no gain above 1.5 % ends the search of all others."""
+    few = {problem.task_id for problem in make().problems["eval"][:2]}
+
+    def rule(problem: Any, request: Request) -> str:
+        return when_rewritten(problem, request) if problem.task_id in few else wrong(problem)
+
+    attempts = played(make(rule, **PUBLIC), "epic")
+    assert len(attempts) == 6 and few < set(attempts)
+    for task, rows in attempts.items():
+        assert len(rows) == 6 if task in few else 6 + 4  # one generation of mutants shows that there is no gain
+        assert rows[-1]["hands_in"] == (1 if task in few else 0)
+    baselines = make(never, run_dir=make().config.run_dir + "-none", **PUBLIC)
+    assert {len(rows) for rows in played(baselines, "epic").values()} == {6}  # already the first population brings none
+
+
+def test_epic_s_public_code_mutates_three_generations_at_most(make: Callable[..., Any]) -> None:
+    """A problem more in every generation, so that there is always a gain."""
+    order = {problem.task_id: number for number, problem in enumerate(make().problems["eval"])}
+
+    def rule(problem: Any, request: Request) -> str:
+        generation = max(0, (counts[problem.task_id] - 2) // 4)  # rewrites 1 to 5, then mutants in fours
+        counts[problem.task_id] += 1
         return (
-            f"{problem.reference}\nkeep = {problem.entry_point}\ndef {problem.entry_point}(*v):\n"
-            f"    import json\n    r = keep(*v)\n    return r if json.dumps(v) != {last_call(problem)!r} else 'no'"
+            right(problem) if counts[problem.task_id] > 1 and generation >= order[problem.task_id] else wrong(problem)
         )
 
-    def last_call(problem: Any) -> str:
-        return json.dumps(arguments(problem.tests[-1]))
-
-    folder = make().config.run_dir + "-accepts"
-    baselines, attempts, _ = epic_search(
-        make, monkeypatch, two_of_three, epic_variant="public", max_steps=30, run_dir=folder
-    )
-    for rows in attempts.values():
-        assert scoring.share(rows[0]["visible_mask"]) == pytest.approx(2 / 3)
-        assert len(rows) == 1 + 5 + 1  # the first mutant is accepted
-        kept = rows[-1]["hands_in"]  # the fittest of the new population, which the kept prompt is in
-        assert [row["hands_in"] for row in rows] == [0] * 6 + [kept] and scoring.share(rows[kept]["visible_mask"]) > 0.6
-        assert scoring.submitted(rows) is rows[kept] and scoring.submitted(rows[:-1]) is rows[0]
-    assert baselines.nb.own_settings(baselines.config, "epic")["epic_elitism"] is False
+    counts: Counter[int] = Counter()
+    baselines = make(rule, **PUBLIC)
+    lengths = [len(rows) for _, rows in sorted(played(baselines, "epic").items(), key=lambda item: order[item[0]])]
+    assert lengths == [6, 10, 14, 18, 18, 18]
+    search = json.loads((baselines.folder("epic") / "summary.json").read_text())["search"]
+    assert search == {"rewrites": 30, "mutants": 4 + 8 + 12 * 3, "problems_with_mutants": 5}
 
 
 def arguments(test: str) -> list[Any]:
@@ -402,7 +444,7 @@ def arguments(test: str) -> list[Any]:
 
 
 def test_reflexion_puts_program_feedback_and_the_last_reflections_into_the_prompt(make: Callable[..., Any]) -> None:
-    for variant, memory, size in (("paper", 3, 3), ("paper", 2, 2), ("public", 3, 1)):
+    for variant, memory, size in (("paper", 3, 3), ("paper", 1, 1), ("public", 1, 1)):
         changes = {"reflexion_variant": variant, "reflexion_memory": memory, "max_steps": 6, "eval_limit": 3}
         baselines = make(halfway, visible_tests="all", run_dir=f"{make().config.run_dir}-{variant}-{memory}", **changes)
         attempts = played(baselines, "reflexion")
@@ -533,8 +575,8 @@ def test_runs_without_own_tests_are_what_they_were_before_there_were_any(make: C
 # Selection
 
 
-def test_choosing_looks_at_selection_problems_only(make: Callable[..., Any]) -> None:
-    for split, other in (("test", "validation"), ("validation", "train")):
+def test_choosing_looks_at_training_problems_only(make: Callable[..., Any]) -> None:
+    for split in ("test", "validation"):
         baselines = make(eval_split=split, run_dir=f"{make().config.run_dir}-{split}")
         asked: list[set[str]] = []
         evaluate = baselines.nb.evaluate_policy
@@ -544,10 +586,10 @@ def test_choosing_looks_at_selection_problems_only(make: Callable[..., Any]) -> 
             evaluate(*args, **more)
 
         baselines.nb.evaluate_policy = spied
-        for strategy in ("fixed_action", "schedule"):
+        for strategy in ("fixed_action", "mixture", "schedule"):
             baselines.run(strategy, report=quiet)
             selected = {row["task_id"] for row in rows_of(baselines, strategy, "selection")}
-            assert len(selected) == 3 and selected <= IDS[other]
+            assert len(selected) == 3 and selected <= IDS["train"]
             assert {row["task_id"] for row in rows_of(baselines, strategy)} <= IDS[split]
         names = {f"def {problem.entry_point}(" for problem in baselines.problems["schedule"]}
         assert asked[0] == names and not names & {f"def {p.entry_point}(" for p in baselines.problems["eval"]}
@@ -563,7 +605,7 @@ def test_one_set_is_tuned_and_trained_on_and_another_scored(make: Callable[..., 
     (tmp_path / "scored.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     theirs = {"problems": str(tmp_path / "scored.jsonl"), "train_problems": "starter"}
     baselines = make(**theirs)
-    for strategy, phase, split in (("schedule", "selection", "validation"), ("bandit", "train", "train")):
+    for strategy, phase, split in (("schedule", "selection", "train"), ("bandit", "train", "train")):
         baselines.run(strategy, report=quiet)
         used = {row["task_id"] for row in rows_of(baselines, strategy, phase)}
         assert used and used <= IDS[split]
@@ -630,16 +672,74 @@ def test_the_search_finds_what_works_and_says_what_it_cost(make: Callable[..., A
         assert len(fixed["candidates"]) == 3 and len({tuple(set(c["schedule"])) for c in fixed["candidates"]}) == 3
 
 
-def test_the_selection_costs_at_most_what_the_training_may(make: Callable[..., Any]) -> None:
+def test_the_selection_is_on_80_problems_and_on_more_where_the_training_pays_for_them(make: Callable[..., Any]) -> None:
+    everything = len(STARTER["train"])
     for max_steps, beam, episodes in ((3, 9, 240), (4, 27, 240), (10, 9, 1000), (2, 1, 8)):
-        changes = {"max_steps": max_steps, "schedule_beam": beam, "max_episodes": episodes, "eval_limit": None}
+        changes = {"max_steps": max_steps, "schedule_beam": beam, "max_episodes": episodes, "train_limit": None}
         baselines = make(**changes, selection_limit=None)
-        for strategy, width in (("schedule", beam), ("fixed_action", 1)):
+        for strategy in ("schedule", "fixed_action", "mixture"):
             count = len(baselines.problems[strategy])
-            most = sum(baselines.nb.search_widths(baselines.config, width))
-            assert 1 <= count <= 30 and count * most <= max(most, episodes * max_steps)
-            assert count == 30 or (count + 1) * most > episodes * max_steps
-    assert baselines.nb.search_widths(make(max_steps=3).config, 9) == [3, 9, 27]
+            most = sum(baselines.nb.search_widths(baselines.config, strategy))
+            assert count == min(everything, max(80, episodes * max_steps // most))
+    widths = baselines.nb.search_widths
+    assert widths(make(max_steps=3, schedule_beam=9).config, "schedule") == [3, 9, 27]
+    assert widths(make(max_steps=3).config, "fixed_action") == [3, 3, 3]
+    assert widths(make(max_steps=2).config, "mixture") == [7, 7]
+
+
+def test_mixtures_draw_the_same_numbers_and_as_often_as_they_say(make: Callable[..., Any]) -> None:
+    baselines = make(never, actions="direct,stop,mutation,rewriting")
+    nb, world = baselines.nb, baselines.world(None, "selection", "mixture")
+    assert len(nb.mixtures(3, 3)) == 7 and all(sum(w) == pytest.approx(1) and max(w) < 1 for w in nb.mixtures(3, 3))
+    episodes = [nb.Episode(problem, visit) for problem in baselines.problems["mixture"] for visit in range(700)]
+    for weights in nb.mixtures(3, 3):
+        counts = Counter(drawn := nb.drawn(world, episodes, weights))
+        assert counts[1] == 0  # "stop" is no part of a mixture
+        shares = np.array([counts[action] for action in (0, 2, 3)]) / len(episodes)
+        assert shares == pytest.approx(weights, abs=4 * (0.25 / len(episodes)) ** 0.5)
+        assert nb.drawn(world, episodes[::-1], weights)[::-1] == drawn  # not of the batch
+    half, third = (nb.drawn(world, episodes, w) for w in ((0.5, 0.5, 0.0), (2 / 3, 1 / 3, 0.0)))
+    assert all(b == 0 for a, b in zip(half, third, strict=True) if a == 0)  # common numbers
+
+
+def test_the_best_mixture_is_found_and_scored(make: Callable[..., Any]) -> None:
+    """Mutants never help and a rewrite always does: the most rewriting that a mixture has is chosen."""
+    baselines = make(when_rewritten, selection_limit=4, max_steps=4)
+    summary = baselines.run("mixture", report=quiet)
+    assert summary["chosen"] in ([1 / 3, 0, 2 / 3], [0, 1 / 3, 2 / 3]) and len(summary["candidates"]) == 7
+    merits = [(c["pass_at_1"], c["soft_pass_at_1"], -c["generations"]) for c in summary["candidates"]]
+    assert merits == sorted(merits, reverse=True) and merits[0][0] == 1
+    assert {row["action"] for row in rows_of(baselines, "mixture")} <= {0, 1, 2}
+
+
+def test_a_control_stops_where_it_pays_if_stop_is_on(make: Callable[..., Any]) -> None:
+    """Half of the problems are right at the second attempt, the others never: two attempts pay, a third does not."""
+
+    def second(problem: Any, request: Request) -> str:
+        tried[problem.task_id] += 1
+        return right(problem) if problem.task_id % 2 and tried[problem.task_id] % 5 == 2 else wrong(problem)
+
+    tried: Counter[int] = Counter()
+    baselines = make(second, actions="direct,stop", selection_limit=4, max_steps=5, train_limit=None)
+    summary = baselines.run("stopping", report=quiet)
+    assert summary["chosen"] == [0, 0, 1, 1, 1]
+    assert {len(rows) for rows in scoring.by_problem(rows_of(baselines, "stopping")).values()} <= {1, 2}
+    assert "stopping" in baselines.nb.STRATEGIES and "stopping" not in make().nb.STRATEGIES
+
+
+def test_resampling_goes_on_and_is_scored_at_the_budget(make: Callable[..., Any]) -> None:
+    def fifth(problem: Any, request: Request) -> str:
+        tried[problem.task_id] += 1
+        return right(problem) if tried[problem.task_id] == 5 else wrong(problem)
+
+    tried: Counter[int] = Counter()
+    baselines = make(fifth, resampling_steps=7)
+    summary = baselines.run("resampling", report=quiet)
+    assert [point["solved"] for point in summary["curves"]["resampling"]] == [0, 0, 0, 0, 6, 6, 6]
+    score = summary["scores"]["resampling"]
+    assert (score["budget"], score["solved"], score["generations"], summary["max_steps"]) == (3, 0, 18, 3)
+    with open(baselines.folder("resampling") / "results.csv", newline="") as file:
+        assert {row["attempts"] for row in csv.DictReader(file)} == {"3"}
 
 
 # Bandit
@@ -760,6 +860,7 @@ def test_a_finished_run_is_read_and_belongs_to_its_own_parameters(make: Callable
         "reflexion_memory": "reflexion",
         "bandit_scale": "bandit",
         "schedule_beam": "schedule",
+        "mixture_parts": "mixture",
     }
     for name, strategy in own.items():
         other = make(coder=Silent, **{name: 2})
@@ -776,14 +877,14 @@ def test_a_finished_run_is_read_and_belongs_to_its_own_parameters(make: Callable
 def test_the_plan_is_an_upper_bound_and_exact_where_nothing_is_solved(make: Callable[..., Any]) -> None:
     baselines = make(never, max_episodes=8, schedule_beam=2, max_steps=4)
     sizes = {phase: len(problems) for phase, problems in baselines.problems.items()}
-    for strategy in ALL:
+    for strategy in ("bank", *ALL):
         most, calls = baselines.nb.amounts(baselines.config, strategy, sizes, solved=0.0)
         expected, _ = baselines.nb.amounts(baselines.config, strategy, sizes, solved=0.4)
         baselines.run(strategy, report=quiet)
         rows = rows_of(baselines, strategy, None)
         assert most == len(rows)
         assert expected < most or strategy in STRATEGIES[:3]
-        if strategy in ("direct", "mutation", "rewriting", "resampling", "epic", "reflexion"):
+        if strategy in ("bank", "direct", "mutation", "rewriting", "resampling", "epic", "reflexion"):
             assert calls == sum(row["rewriter_calls"] for row in rows)
     measured = {"solved": 0.4, "code": (60.0, 100.0), "rewriter": (30.0, 10.0)}
     lines = baselines.nb.plan(baselines, ("direct", "rewriting"), measured).splitlines()
@@ -821,7 +922,9 @@ def test_wrong_parameters_are_refused_in_one_sentence() -> None:
     for changes, words in (
         ({"prompt_form": "chatty"}, "prompt_form = 'chatty' must be one of completion, chat, chat-fenced, chat-free"),
         ({"epic_variant": "new"}, "epic_variant = 'new' must be one of paper, public"),
-        ({"strategies": "direct, epik"}, "unknown strategies epik; known: direct, mutation"),
+        ({"strategies": "direct, epik"}, "unknown strategies epik; known: bank, direct, mutation"),
+        ({"actions": "direct, jump"}, "there is no 'jump'; known: direct, mutation, rewriting, repair, stop"),
+        ({"bank_draws": 0}, "bank_draws = 0 must be more than 0"),
         ({"reflexion_memory": 0}, "reflexion_memory = 0 must be more than 0"),
         ({"selection_limit": 0}, "selection_limit = 0 must be more than 0"),
         ({"bandit_ridge": 0.0}, "bandit_ridge = 0.0 must be more than 0"),
@@ -831,9 +934,10 @@ def test_wrong_parameters_are_refused_in_one_sentence() -> None:
         exec(compile(parameters, "parameters", "exec", dont_inherit=True), namespace)
         namespace |= changes
         exec("from ppo_codet5.helpers import runs, settings\nfrom pathlib import Path", namespace)
+        namespace["action_names"] = core.action_names
         with pytest.raises(RunError, match=re.escape(words)):
             exec(compile(check, "check", "exec", dont_inherit=True), namespace)
-    namespace |= {"max_steps": 4}
+    namespace |= {"max_steps": 4, "bank_draws": 4}
     exec(compile(check, "check", "exec", dont_inherit=True), namespace)
     assert namespace["chosen"] == namespace["STRATEGIES"] == grid.STRATEGIES  # tasks of their own in a grid
 
@@ -845,3 +949,137 @@ def test_a_rewrite_that_is_no_sentence_is_replaced_for_epic_too(make: Callable[.
         problem = next(p for p in PROBLEMS if p.task_id == rows[0]["task_id"])
         assert rows[1]["prompt"].startswith(f"Write a Python function named {problem.entry_point} that does this: ")
         assert rows[1]["rewriter_calls"] == 4  # two rewrites, each asked for twice
+
+
+# The bank
+
+
+def test_the_bank_holds_independent_draws_first_and_after_a_failure(make: Callable[..., Any]) -> None:
+    baselines = make(sometimes, bank_draws=5, actions="direct,mutation,rewriting,repair", max_steps=4)
+    summary = baselines.run("bank", report=quiet)
+    rows = rows_of(baselines, "bank", None)
+    assert {row["phase"] for row in rows} == {"bank"} and summary["scores"] == {}
+    assert {row["task_id"] for row in rows} == {p.task_id for p in baselines.problems["train"][:3]}
+    first = [row for row in rows if row["attempt"] == 0]
+    assert Counter(row["action"] for row in first) == {0: 15, 1: 15, 2: 15}
+    failed = {(r["task_id"], r["visit"]) for r in first if r["action"] == 0 and not all(r["visible_mask"])}
+    assert 0 < len(failed) < 15
+    after = Counter((row["action"], row["task_id"], row["visit"]) for row in rows if row["attempt"] == 1)
+    assert after == Counter((action, *key) for action in range(4) for key in failed)
+    direct = [row["prompt_tokens"] for row in rows if row["action"] == 0]
+    assert len(direct) == 15 + len(failed)
+    seeds = [request.seed for request in baselines.parts.code.requests]
+    assert len(set(seeds)) == 15 + len(failed)  # of one draw for all actions, as strategies share them
+    bank = summary["bank"]
+    assert bank["first"][:3] == [np.mean([all(r["scored_mask"]) for r in first if r["action"] == a]) for a in range(3)]
+
+
+def test_what_a_bank_says_is_its_rows_counted_again(make: Callable[..., Any]) -> None:
+    baselines = make(sometimes, bank_draws=4, bank_limit=None, train_limit=20, max_steps=4)
+    said = baselines.run("bank", report=quiet)["bank"]
+    rows = [row for row in rows_of(baselines, "bank", None) if row["attempt"] == 1]
+    for action in range(3):
+        assert said["after"][action] == np.mean([all(r["scored_mask"]) for r in rows if r["action"] == action])
+    assert said["failures"] == len(rows) // 3 and said["problems"] == 20
+    for gain, low, high in said["gains"].values():
+        assert low <= gain <= high
+
+
+def test_an_interrupted_bank_ends_the_same(make: Callable[..., Any]) -> None:
+    class Broken(Coder):
+        left = 5
+
+        def generate(self, requests: Any, *each: Any) -> Any:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            return super().generate(requests, *each)
+
+    whole = make(run_dir=make().config.run_dir + "-whole")
+    whole.run("bank", report=quiet)
+    with pytest.raises(KeyboardInterrupt):
+        make(coder=Broken).run("bank", report=quiet)
+    again = make()
+    again.run("bank", report=quiet)
+    for name in ("attempts.jsonl", "summary.json"):
+        assert (again.folder("bank") / name).read_bytes() == (whole.folder("bank") / name).read_bytes()
+    assert len(again.parts.code.requests) < len(whole.parts.code.requests)
+
+
+def test_the_chance_that_all_fail_is_the_share_of_all_ways_to_draw() -> None:
+    nb = module_of("03_baselines.ipynb")
+    draws = {0: [1, 0, 0, 1, 0], 1: [0, 0, 0, 0, 1]}
+    for counts in ((1, 0), (2, 1), (1, 3), (3, 3), (0, 0)):
+        ways = itertools.product(*(itertools.combinations(draws[a], n) for a, n in enumerate(counts)))
+        fails = [not any(map(any, way)) for way in ways]
+        assert nb.all_fail([2, 1], 5, counts) == pytest.approx(np.mean(fails))
+
+
+def test_a_choice_is_made_without_what_it_is_valued_on() -> None:
+    """Of noise nothing can be chosen; of what keys or features decide, all; changing a value changes no own choice."""
+    nb, rng = module_of("03_baselines.ipynb"), np.random.default_rng(0)
+    problems = np.repeat(np.arange(200), 4)
+    noise = (rng.random((800, 3)) < 0.3).astype(float)
+    features, keys = rng.normal(size=(800, 50)), rng.integers(3, size=800)
+    for more in ({}, {"keys": keys}, {"features": features}):
+        picked = noise[np.arange(800), nb.crossed(noise, problems, **more)]
+        assert abs(picked.mean() - 0.3) < 4 * (0.21 / 800) ** 0.5
+    best = features[:, :3].argmax(1)
+    useful = (rng.random((800, 3)) < np.where(np.arange(3) == best[:, None], 0.9, 0.1)).astype(float)
+    assert (nb.crossed(useful, problems, features=features) == best).mean() > 0.75
+    useful = np.eye(3)[keys]
+    assert (nb.crossed(useful, problems, keys=keys) == keys).all()
+    turned = useful.copy()
+    turned[problems == 7] = 1 - turned[problems == 7]
+    same = (
+        nb.crossed(turned, problems, keys=keys)[problems == 7] == nb.crossed(useful, problems, keys=keys)[problems == 7]
+    )
+    assert same.all()
+
+
+def test_the_ridge_is_that_of_the_normal_equations() -> None:
+    nb, rng = module_of("03_baselines.ipynb"), np.random.default_rng(1)
+    x, y, problems = rng.normal(size=(60, 7)), rng.normal(size=(60, 3)), np.arange(60)
+    chosen = nb.crossed(y, problems, features=x)
+    for f in range(5):
+        rest = problems % 5 != f
+        a = x[rest] - x[rest].mean(0)
+        weights = np.linalg.solve(a.T @ a + nb.RIDGE * np.eye(7), a.T @ (y[rest] - y[rest].mean(0)))
+        expected = (y[rest].mean(0) + (x[~rest] - x[rest].mean(0)) @ weights).argmax(1)
+        assert (chosen[~rest] == expected).all()
+
+
+def banked(make: Callable[..., Any], **changes: Any) -> Any:
+    baselines = make(sometimes, bank_draws=6, bank_limit=None, train_limit=10, max_steps=5, **changes)
+    baselines.run("bank", report=quiet)
+    nb = baselines.nb
+    world = nb.PromptWorld(baselines.config, baselines.parts, baselines.problems["bank"], phase="bank", strategy="bank")
+    return nb, nb.Bank(read_rows(baselines.folder("bank") / "attempts.jsonl"), world)
+
+
+def test_playing_in_the_bank_solves_what_its_chances_say(make: Callable[..., Any]) -> None:
+    nb, bank = banked(make)
+    envs = nb.BankEnv(bank, bank.first, 500)
+    first, later = envs.chances()
+    for weights in ((1, 0, 0), (0, 1, 0), (0.2, 0.3, 0.5)):
+        rng = np.random.default_rng(0)
+        observations, _ = envs.reset(seed=1)
+        played, solved = 0, 0
+        while played < 4000:
+            assert observations.dtype == np.float32 and observations in envs.observation_space
+            observations, _, won, spent, _ = envs.step(rng.choice(3, size=500, p=weights))
+            assert not (won & spent).any()
+            played, solved = played + (won | spent).sum(), solved + won.sum()
+        exact = envs.solved_by(weights)
+        f, g = (first * weights).sum(-1), (later * weights).sum(-1)
+        assert exact == pytest.approx(np.mean(1 - (1 - f) * (1 - g) ** 4))
+        assert abs(solved / played - exact) < 0.04
+    best = envs.solved_by(np.eye(3)[envs.chances().argmax(-1)])
+    assert best >= max(envs.solved_by(row) for row in np.eye(3))
+
+
+def test_the_agent_finds_the_best_action_in_the_bank(make: Callable[..., Any]) -> None:
+    nb, bank = banked(make, max_episodes=480, episodes_per_update=48)
+    found = nb.agent_on_bank(bank, seed=0)
+    assert set(found) == {"best fixed action", "best fixed mixture", "PPO agent", "best policy"}
+    assert all(0 <= value <= 1 for value in found.values()) and found["best policy"] >= found["best fixed action"]

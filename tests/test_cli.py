@@ -18,7 +18,7 @@ import pytest
 from ppo_codet5.helpers.runs import read_rows
 from tiny import save_llama, save_t5
 
-from ppo_codet5 import cli, reproduce
+from ppo_codet5 import cli, grid, reproduce, running
 from ppo_codet5.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +94,8 @@ HEAVY = {"torch", "transformers", "gensim", "nltk", "matplotlib", "sentence_tran
         "import ppo_codet5; ppo_codet5.Config()",
         "from ppo_codet5.cli import main; main(['config', '--output', 'c.json', '--profile', 'laptop'])",
         "from ppo_codet5.cli import main; main(['notebooks', 'here'])",
+        "from ppo_codet5.cli import main; main(['train', '--profile', 'laptop', '--output-dir', 'run', '--plan'])",
+        "import ppo_codet5; dir(ppo_codet5), ppo_codet5.__version__",
         "import contextlib\nfrom ppo_codet5.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
         "import contextlib\nfrom ppo_codet5.cli import main\nwith contextlib.suppress(SystemExit): main(['train', '-h'])",
     ],
@@ -111,7 +113,7 @@ def test_config_writes_all_settings_and_keeps_a_file_that_is_there(tmp_path: Pat
     assert Config.load(path) == Config()
     assert cli.main(["config", "--output", str(path), "--profile", "laptop", "--force"]) == 0
     assert Config.load(path) == Config.from_profile("laptop")
-    assert "unknown profile 'lap'; known profiles: codellama_a100" in says(
+    assert "unknown profile 'lap' (did you mean laptop?); known profiles: codellama_a100" in says(
         "config", "--output", "x", "--profile", "lap"
     )
 
@@ -128,6 +130,11 @@ def test_config_writes_all_settings_and_keeps_a_file_that_is_there(tmp_path: Pat
         ["reproduce", "--seeds", "one"],
         ["reproduce", "--jobs", "0"],
         ["config"],
+        ["train", "--config", "x", "--profile", "laptop", "--output-dir", "x"],
+        ["train", "--output-dir", "x", "--control", "ppo"],
+        ["train", "--output-dir", "x", "--seed", "one"],
+        ["eval", "--checkpoint", "x", "--policy", "best"],
+        ["reproduce", "--json"],
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +165,83 @@ def test_train_and_eval_exactly_as_the_readme_writes_them(
     assert line == re.search(r"^ppo .*", again, re.MULTILINE).group()  # type: ignore[union-attr]
     here(*checkpoint, "2", "--output-dir", "evaluation", "--set", "environment.dataset_split=test")
     assert json.loads((tmp_path / "evaluation" / "summary.json").read_text())["scores"]["ppo"]["n"] == 2
+
+
+def test_controls_policies_seeds_and_json(
+    tmp_path: Path,
+    config: Callable[..., str],
+    here: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def rows(text: str) -> dict[str, str]:
+        return {line.split()[0]: line for line in text.splitlines() if "[" in line}
+
+    line = ("train", "--config", config(), "--seed", "3", "--output-dir", "run", "--control", "resampling")
+    out = here(*line, "--control", "random")
+    table = rows(out)
+    assert list(table) == ["ppo", "ppo_sampled", "resampling", "random"]
+    assert out.index("loading PyTorch") < out.index("loading ") < out.index("training: 12 episodes, on 4 problems")
+    assert "compared  ppo-codet5 reproduce --notebooks 04 -p runs=run\n" in out
+    for folder in (tmp_path / "run", tmp_path / "run" / "resampling"):
+        assert json.loads((folder / "config.json").read_text())["identity"]["seed"] == 3
+    assert cli.main([*line, "--json"]) == 0
+    out, err = capsys.readouterr()
+    scores = json.loads(out)["scores"]
+    assert scores.keys() == {"ppo", "ppo_sampled", "resampling"} and "run is complete" in err
+    # The agent as trained, drawn from as in its training's evaluation, and as the last checkpoint has it.
+    assert rows(here("eval", "--checkpoint", "run/final_model.pt", "--policy", "sampled")) == {
+        "ppo_sampled": table["ppo_sampled"]
+    }
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "final_model.pt").unlink()
+    out = here("eval", "--checkpoint", "run/checkpoint.pt")
+    assert rows(out) == {"ppo": table["ppo"]} and "as it was at the last checkpoint of run" in out
+    assert cli.main(["eval", "--checkpoint", "run/checkpoint.pt", "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)["scores"]["ppo"]
+    assert evaluated["solved"] == scores["ppo"]["solved"]
+
+
+def test_the_controls_of_the_command_are_those_of_the_method() -> None:
+    from ppo_codet5 import core
+
+    assert cli.CONTROLS == core.CONTROLS
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(
+    tmp_path: Path, here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("train", "--profile", "laptop", "--output-dir", "run", "--plan")
+    out = here(*line, "--set", "max_episodes=96", "--control", "random")
+    assert re.search(r"^models    smollm2-135m writes, smollm2-135m rewrites$", out, re.MULTILINE)
+    assert re.search(r"^problems  \d+ to train on, 20 to score; visible asserts: 1$", out, re.MULTILINE)
+    assert "training  2 updates of 48 episodes, at most 4 generations each: 384\n" in out
+    assert "scoring   ppo, ppo_sampled, random, at most 4 generations a problem: 240\n" in out
+    assert out.endswith("directory run: new\n") and list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    for name, state in (("checkpoint.pt", "goes on from its checkpoint"), ("summary.json", "complete, will be read")):
+        (tmp_path / "run" / name).touch()
+        assert here(*line).endswith(f"directory run: {state}\n")
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
+    size = r"to fetch  smollm2-135m, minilm, glove, wordnet, tagger: 280 MB, to .*empty$"
+    assert re.search(f"^{size}", here(*line), re.MULTILINE)
+    tasks = here("reproduce", "--profile", "laptop", "--plan", "--seeds", "0")
+    assert tasks.splitlines()[0].startswith("  0 stage 0  ") and re.search(f"^{size}", tasks, re.MULTILINE)
+    read = json.loads(here("reproduce", "--profile", "laptop", "--plan", "--seeds", "0", "--json"))
+    assert len(read["tasks"]) == len(tasks.splitlines()) - 1 and read["to_fetch"][0] == "smollm2-135m"
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "empty").exists()
+
+
+def test_both_vocabularies_are_one(here: Callable[..., str]) -> None:
+    """A setting may be given by its name in a config and by that in the notebooks, to train and to reproduce."""
+    plan = ("train", "--profile", "laptop", "--output-dir", "run", "--plan", "--set")
+    first, *others = (
+        here(*plan, f"{name}=3") for name in ("training.max_steps_per_episode", "max_steps_per_episode", "max_steps")
+    )
+    assert "at most 3 generations" in first and others == [first, first]
+    grid = ("reproduce", "--profile", "smoke", "--notebooks", "01", "--plan", "-p")
+    first, second = (here(*grid, f"{name}=3") for name in ("max_steps", "training.max_steps_per_episode"))
+    assert '"max_steps": 3' in first and first == second
 
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_ends_with_the_same_bytes(
@@ -210,7 +294,9 @@ def test_on_a_terminal_there_is_a_bar(tmp_path: Path, config: Callable[..., str]
             break
     os.close(main)
     assert process.stdout and "update" not in process.stdout.read() and process.wait(30) == 0
-    assert "3/3" in shown.decode() and "entropy" in shown.decode() and "\r" in shown.decode()
+    assert (
+        "0/3" in shown.decode() and "3/3" in shown.decode() and "entropy" in shown.decode() and "\r" in shown.decode()
+    )
 
 
 def test_settings_decide_what_is_shown_and_kept(
@@ -319,6 +405,13 @@ def test_the_demo_says_how_to_go_on(
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+def test_make_alone_says_what_there_is() -> None:
+    said = subprocess.run(["make", "--directory", str(ROOT)], capture_output=True, text=True, check=True).stdout
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1).split()  # type: ignore[union-attr]
+    assert {line.split()[1] for line in said.splitlines() if line.startswith("make ")} == set(targets)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
 def test_make_hands_further_arguments_on() -> None:
     line = ["make", "--dry-run", "--directory", str(ROOT), "demo", "PROFILE=coder"]
     for more, end in (([], ""), (["ARGS=-p problems=mbpp.jsonl --seeds 0 1"], " -p problems=mbpp.jsonl --seeds 0 1")):
@@ -332,8 +425,14 @@ def test_train_refuses_what_it_cannot_run(tmp_path: Path, config: Callable[..., 
     assert "training.gamma = 2 must be between 0 and 1" in says(
         "train", "--config", path, *out, "--set", "training.gamma=2"
     )
-    for name, section in (("optimizer.lr", "optimizer"), ("save.x", "save"), ("seed.x", "seed")):
-        assert f"unknown section {section!r}" in says("train", "--config", path, *out, "--set", f"{name}=1")
+    hints = {
+        "optimizer.lr": "",
+        "save.x": "",
+        "seed.x": "",
+        "max_step": " (did you mean training.max_steps_per_episode?)",
+    }
+    for name, hint in hints.items():
+        assert f"unknown setting {name}{hint}; " in says("train", "--config", path, *out, "--set", f"{name}=1")
     assert "unknown parameter 'max_step'" in says("config", "--output", "x", "--profile", misspelt(tmp_path))
     assert "must be a multiple of" in says("train", "--config", path, *out, "--set", "training.max_episodes=7")
     assert "no config at" in says("train", "--config", str(tmp_path / "none.json"), *out)
@@ -356,6 +455,30 @@ def test_notebooks_are_copied_and_never_overwritten_unasked(tmp_path: Path, says
     assert not (folder / "profiles" / "smoke.yaml").exists()
     assert cli.main(["notebooks", str(folder), "--force"]) == 0
     assert (folder / "01_ppo_codet5.ipynb").read_bytes() == (ROOT / "01_ppo_codet5.ipynb").read_bytes()
+
+
+def test_copies_are_used_in_their_folder_and_that_is_said(
+    tmp_path: Path, here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here("notebooks", ".")
+    profile, notebook = tmp_path / "profiles" / "smoke.yaml", tmp_path / "01_ppo_codet5.ipynb"
+    profile.write_text(profile.read_text().replace("max_steps: 2", "max_steps: 1"))
+    notebook.write_text(notebook.read_text().replace("hidden_size: int = 64", "hidden_size: int = 8"))
+    plan = ("reproduce", "--profile", "smoke", "--notebooks", "01", "03", "--plan")
+    out = here(*plan)
+    assert "your copies are used: profiles/smoke.yaml, 01_ppo_codet5.ipynb, 03_baselines.ipynb\n" in out
+    assert '"max_steps": 1' in out and '"max_steps": 2' not in out
+    assert "your copies are used: profiles/smoke.yaml\n" in here("config", "--output", "c.json", "--profile", "smoke")
+    training = Config.load("c.json").training
+    assert (training.max_steps_per_episode, training.hidden_size) == (1, 8)
+    ran = []
+    monkeypatch.setattr(running, "execute", lambda source, output, values: ran.append(source.absolute()))
+    assert running.attempt(grid.Task("01", notebook.name, tmp_path / "out.ipynb", tmp_path, {})) == ""
+    assert ran == [notebook]
+    notebook.unlink()
+    assert "03_baselines.ipynb; the package's 01_ppo_codet5.ipynb\n" in here(*plan)
+    monkeypatch.chdir(ROOT)
+    assert "copies" not in here(*plan, "-p", f"run_dir={tmp_path / 'elsewhere'}")
 
 
 def test_doctor_says_what_works_and_what_to_do(
@@ -384,7 +507,7 @@ def test_doctor_says_what_works_and_what_to_do(
     assert cli.main(["doctor", "--profile", "coder"]) in (0, 1)  # as the machine's memory is
     out = capsys.readouterr().out
     assert re.search(r"^(ok|NO)  memory   \d+ GB, 14 needed", out, re.M)
-    assert re.search(r"^--  assets   .*qwen2\.5-coder-0\.5b, qwen2\.5-coder-1\.5b, .*\n +> .*about 1795 MB", out, re.M)
+    assert re.search(r"^--  assets   .*qwen2\.5-coder-0\.5b, qwen2\.5-coder-1\.5b, .*\n +> .*about 1\.8 GB", out, re.M)
     (tmp_path / "humaneval.yaml").write_text("problems: humaneval\n")
     assert cli.main(["doctor", "--profile", str(tmp_path / "humaneval.yaml")]) == 0
     assert re.search(r"^--  assets   not in the cache yet: .*humaneval, .*$", capsys.readouterr().out, re.M)

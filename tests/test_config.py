@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ppo_codet5.helpers.runs import RunError
 
-from ppo_codet5.config import Config, ConfigError, ModelConfig, TrainingConfig
+from ppo_codet5.config import Config, ConfigError, ModelConfig, TrainingConfig, as_parameters
 from ppo_codet5.notebooks import cell_of, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +181,13 @@ def test_the_form_of_prompt_chooses_the_model() -> None:
         ("cache.size_mb", 0, "cache.size_mb = 0 must be more than 0"),
         ("log_level", "LOUD", "log_level = 'LOUD' must be one of DEBUG, INFO, WARNING, ERROR"),
         ("training.lr", 0.1, "unknown setting training.lr; known: max_episodes, .*learning_rate"),
-        ("sede", 1, "unknown setting sede; known: model, training, environment, cache, seed, log_level"),
+        ("sede", 1, "unknown setting sede .did you mean seed.*; known: model, training, environment, cache, seed"),
+        (
+            "training.max_steps",
+            3,
+            r"unknown setting training.max_steps \(did you mean training.max_steps_per_episode\?\); known",
+        ),
+        ("max_episodes", 3, r"unknown setting max_episodes \(did you mean training.max_episodes\?\); known"),
         ("model", {"temperature": 1.0}, "model = .* is a dict, expected ModelConfig"),
     ],
 )
@@ -198,6 +204,48 @@ def test_values_that_do_not_go_together_are_refused() -> None:
     config = Config(training=TrainingConfig(max_episodes=70))
     with pytest.raises(RunError, match="max_episodes = 70 must be a multiple of episodes_per_update = 50"):
         config.to_parameters()
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("training.max_steps_per_episode", "training.max_steps_per_episode"),
+        ("max_steps_per_episode", "training.max_steps_per_episode"),
+        ("max_steps", "training.max_steps_per_episode"),
+        ("cache_mb", "cache.size_mb"),
+        ("seed", "seed"),
+    ],
+)
+def test_a_setting_has_any_of_its_names(name: str, full: str) -> None:
+    config, same = Config(), Config()
+    config.put(name, 7)
+    section, _, setting = full.rpartition(".")
+    setattr(getattr(same, section) if section else same, setting, 7)
+    assert config == same != Config()
+    (parameter,) = as_parameters({name: 7})
+    assert getattr(config.to_parameters(), parameter) == 7
+
+
+def test_a_name_of_a_config_is_never_that_of_another_parameter() -> None:
+    types = {name for notebook in NOTEBOOKS for name in cell_of(ROOT / notebook)["__annotations__"]}
+    for name, (_, setting) in SETTINGS.items():
+        parameter = setting.metadata["parameter"] or setting.name
+        assert setting.name == parameter or setting.name not in types
+        assert as_parameters({name: 1, "strategies": "all"}) == {parameter: 1, "strategies": "all"}
+
+
+def test_the_code_model_is_the_one_that_the_form_asks() -> None:
+    config = Config()
+    config.put("code_model", "mine")
+    config.put("prompt_form", "chat")
+    config.put("code_model", "other")
+    assert (config.model.codet5_model, config.model.codellama_model) == ("mine", "other")
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder: give the name of the file to write, e\.g\. .*config\.json"):
+        Config().save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -232,7 +280,7 @@ def test_a_byte_order_mark_is_no_part_of_a_config_and_home_is_known(
         ("{", "is not valid JSON"),
         ("[]", "must be an object in braces, not list"),
         ('{"training": 3}', "training must be an object in braces, not int"),
-        ('{"training": {"gama": 1}}', "unknown setting training.gama; known: "),
+        ('{"training": {"gama": 1}}', "unknown setting training.gama .did you mean training.gamma.*; known: "),
         ('{"optimizer": {}}', "unknown setting optimizer; known: model, training"),
         ('{"seed": -1}', "seed = -1 must be 0 or more"),
         ('{"hash": "1", "identity": {}}', "is the record of a run, not a config"),

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ppo_codet5.helpers.language import Embedder, Lexicon
 from ppo_codet5.helpers.problems import Problem
+from ppo_codet5.helpers.runs import RunError
 from ppo_codet5.helpers.sandbox import Program, Sandbox
 from scripted import CUT, MIDPOINT, REFLECT, REWRITE, STARTER, Coder, Rewriter, partly, right, small, sometimes, wrong
 
@@ -29,6 +30,7 @@ from ppo_codet5.core import (
     Episode,
     Parts,
     PPOAgent,
+    PromptEditor,
     PromptRewriter,
     PromptWorld,
     ReflexionMemory,
@@ -378,7 +380,7 @@ def test_the_vector_form_makes_the_same_transitions_as_the_single_one(make) -> N
     episodes = [(p.task_id, 0) for p in TRAIN[:7]] + [(TRAIN[0].task_id, 1)]
     envs = RLPromptVectorEnv(make(), 3)
     assert envs.metadata["autoreset_mode"] is gym.vector.AutoresetMode.SAME_STEP
-    assert envs.single_action_space == gym.spaces.Discrete(len(ACTIONS))
+    assert envs.single_action_space == gym.spaces.Discrete(3)
     transitions = play_vector(envs, episodes)
     assert list(transitions) != episodes or len(transitions) == len(episodes)
     assert sorted(transitions) == sorted(episodes)  # exactly the listed episodes, each once
@@ -402,7 +404,7 @@ WRONG_ACTIONS = [3, -1, 1.5, float("nan"), "1", None, np.int64(3), np.float32(0.
 
 @pytest.mark.parametrize("action", WRONG_ACTIONS, ids=repr)
 def test_an_action_that_does_not_exist_is_refused_before_anything_is_paid(make, action) -> None:
-    sentence = r"no action .*choose one of 0 \(direct generation\), 1 \(genetic mutation\), 2 \(semantic rewriting\)"
+    sentence = r"no action .*choose one of 0 \(direct\), 1 \(mutation\), 2 \(rewriting\)"
     world = make()
     env, envs = RLPromptEnv(world), RLPromptVectorEnv(world, 2)
     env.reset(options={"task_id": 1})
@@ -479,8 +481,8 @@ def test_without_a_list_the_vector_form_goes_through_shuffled_epochs(make) -> No
 def test_every_update_uses_exactly_its_episodes_though_later_ones_start_early(make) -> None:
     """Groups of four in five slots: what a slot does for a later group counts there, with its own advantages."""
     log: list[dict] = []
-    world = make(world={"log": log.append})
-    agent = PPOAgent(world.config, world.observation_space.shape[0], len(ACTIONS))
+    world = make(world={"log": lambda name, row: log.append(row)})
+    agent = PPOAgent(world.config, world.observation_space.shape[0], len(world.names))
     lists = [[(p.task_id, visit, 3 * visit + third) for p in TRAIN[4 * third : 4 * third + 4]]
              for visit in range(2) for third in range(3)]  # fmt: skip
     envs, records, together, used = RLPromptVectorEnv(world, 5, look="next"), defaultdict(list), False, 0
@@ -927,3 +929,111 @@ def test_a_text_that_was_rewritten_away_can_still_be_mutated(epic: EpicGA, embed
 def test_a_text_is_mutated_the_same_in_any_company(epic: EpicGA) -> None:
     together = epic.mutate(TEXTS[:10], [np.random.default_rng(i) for i in range(10)])
     assert [epic.mutate([TEXTS[i]], [np.random.default_rng(i)])[0] for i in range(10)] == together
+
+
+# Actions as a list
+
+
+ALL_ACTIONS = "direct,mutation,rewriting,repair,stop"
+
+
+def test_repair_shows_the_failed_program_and_what_its_tests_said(make) -> None:
+    env = RLPromptEnv(
+        make(rule=in_turn(wrong, partly, wrong), visible_tests="all", actions="direct,repair", max_steps=3)
+    )
+    steps = play(env, TRAIN[2].task_id, [1, 0, 1])
+    first, second, third = env.world.parts.code.requests
+    assert clean_task(TRAIN[2].text) in first.prompt and "wrong" not in first.prompt  # nothing has failed yet
+    assert second.prompt == first.prompt and second.seed != first.seed
+    code, said = steps[2][4]["code"], steps[2][4]["feedback"]
+    assert code in third.prompt and said in third.prompt and steps[1][4]["code"] not in third.prompt
+    assert [row["action"] for row in env.episode.attempts] == [3, 0, 3]  # numbers of the log, whatever the list
+
+
+def test_stop_ends_an_episode_unsolved_and_costs_nothing(make) -> None:
+    logged: list[tuple[str, dict]] = []
+    world = make(rule=always(wrong), actions=ALL_ACTIONS, world={"log": lambda *line: logged.append(line)})
+    env = RLPromptEnv(world)
+    steps = play(env, TRAIN[2].task_id, [0, 4, 0])
+    assert [s[1:4] for s in steps[1:]] == [(pytest.approx(-0.1), False, False), (0.0, False, True)]
+    assert len(world.parts.code.requests) == len(env.episode.attempts) == 1
+    what = {"phase": "train", "strategy": "ppo", "task_id": TRAIN[2].task_id, "visit": 0, "attempt": 1}
+    assert [name for name, _ in logged] == ["attempts", "stops"] and logged[1][1] == what
+    play(env, TRAIN[3].task_id, [4])  # before the first attempt there is nothing to give up
+    assert [row["action"] for row in env.episode.attempts] == [0]
+
+
+def test_stop_in_a_batch_leaves_the_others_as_they_are(make) -> None:
+    ids = [(p.task_id, 0) for p in TRAIN[:4]]
+    alone, beside = (RLPromptVectorEnv(make(rule=always(wrong), actions=ALL_ACTIONS, max_steps=4), 4) for _ in range(2))
+    for envs, second in ((alone, [0, 1, 2, 3]), (beside, [4, 1, 2, 3])):
+        envs.reset(options={"episodes": ids})
+        envs.step(np.zeros(4, int))
+        *_, terminated, truncated, _ = envs.step(np.array(second))
+        assert list(truncated) == [second[0] == 4, False, False, False] and not terminated.any()
+    assert [s.attempts for s in alone.slots[1:]] == [s.attempts for s in beside.slots[1:]] and beside.slots[0] is None
+
+
+@pytest.mark.parametrize("actions", ["direct", "direct,repair", "rewriting,direct", ALL_ACTIONS])
+def test_spaces_and_observation_follow_from_the_list(make, embedder: Embedder, actions: str) -> None:
+    names = actions.split(",")
+    world = make(rule=always(wrong), actions=actions, max_steps=4)
+    env = RLPromptEnv(world)
+    check_env(env, skip_render_check=True)
+    assert env.action_space == gym.spaces.Discrete(len(names))
+    for number, name in enumerate(names):
+        if name != "stop":
+            steps = play(env, TRAIN[0].task_id, [number])
+            assert list(ACTIONS)[env.episode.attempts[0]["action"]] == name
+            last = steps[1][0][2 * embedder.dim + 10 :]
+            assert len(last) == len(names) + 2 and last[: len(names) + 1].argmax() == number and last[:-1].sum() == 1
+
+
+def test_a_new_action_is_a_name_and_a_method(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shout(self, episodes, costs):
+        return [text.upper() for text in self.direct(episodes, costs)]
+
+    monkeypatch.setitem(ACTIONS, "shout", "shout it")
+    monkeypatch.setattr(PromptEditor, "shout", shout, raising=False)
+    env = RLPromptEnv(make(rule=always(wrong), actions="direct,shout"))
+    steps = play(env, TRAIN[0].task_id, [1, 1])
+    assert steps[1][4]["prompt"] == clean_task(TRAIN[0].text).upper()
+    assert "Edits tried: shout it, shout it." in steps[2][4]["feedback"]
+
+
+@pytest.mark.parametrize(
+    "actions, sentence",
+    [
+        ("direct,jump", "there is no 'jump'; known: direct, mutation, rewriting, repair, stop"),
+        ("mutation,stop", "must name each action once, and direct among them"),
+        ("direct,direct", "must name each action once"),
+        ("", "there is no ''"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused(make, actions: str, sentence: str) -> None:
+    with pytest.raises(RunError, match=sentence):
+        make(actions=actions)
+
+
+def test_scalars_are_the_full_observation_without_its_embeddings(make, embedder: Embedder) -> None:
+    steps = [
+        play(RLPromptEnv(make(observation=kind, rule=always(wrong), visible_tests="all")), TRAIN[0].task_id, [0, 1, 2])
+        for kind in ("full", "scalars")
+    ]
+    for full, scalars in zip(*steps, strict=True):
+        assert np.array_equal(full[0][2 * embedder.dim :], scalars[0]) and full[1:4] == scalars[1:4]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+def test_an_episode_is_the_same_alone_and_in_a_batch_for_every_action(make, actions: list[int]) -> None:
+    def texts(ids: list[int]) -> dict[int, list]:
+        envs = RLPromptVectorEnv(make(rule=always(wrong), actions=ALL_ACTIONS, max_steps=3), len(ids))
+        envs.reset(options={"episodes": [(task_id, 0) for task_id in ids]})
+        slots = list(envs.slots)
+        for action in actions:
+            envs.step(np.full(len(ids), action))
+        return {slot.problem.task_id: slot.attempts for slot in slots}
+
+    together = texts([p.task_id for p in TRAIN[:3]])
+    assert all(texts([task_id])[task_id] == rows for task_id, rows in together.items())

@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from ppo_codet5.helpers import assets
 
+import ppo_codet5
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -43,6 +45,13 @@ def test_pins_are_inside_the_ranges_and_name_no_build() -> None:
         requirement = Requirement(text)
         assert requirement.name in pins, f"{text}: no pin"
         assert requirement.specifier.contains(pins[requirement.name]), text
+
+
+def test_the_package_says_its_version_and_its_names() -> None:
+    assert ppo_codet5.__version__ == PROJECT["version"]
+    assert {*ppo_codet5.__all__, "__version__", "__path__"} <= set(dir(ppo_codet5))
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        _ = ppo_codet5.Trainer
 
 
 @pytest.mark.slow
@@ -80,8 +89,11 @@ def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
     assert "sandbox  level" in run(work, command, "doctor", **cache)
     run(work, command, "notebooks", "mine")
     assert (work / "mine" / "02_PPO_LlaMa.ipynb").exists()
-    out = run(work, command, "reproduce", "--profile", "smoke", **cache)
-    assert "done in" in out and (work / "runs" / "smoke" / "04_results" / "results_table.md").exists()
+    version = run(work, python, "-c", "import ppo_codet5; print(ppo_codet5.__version__)")
+    assert version.strip() == PROJECT["version"]
+    out = run(work / "mine", command, "reproduce", "--profile", "smoke", **cache)
+    assert "your copies are used: profiles/smoke.yaml, 01_ppo_codet5.ipynb" in out
+    assert "done in" in out and (work / "mine" / "runs" / "smoke" / "04_results" / "results_table.md").exists()
     script = "import gymnasium, ppo_codet5.envs; print(gymnasium.spec('RLPrompt-v0').entry_point)"
     assert "ppo_codet5.envs:make_env" in run(work, python, "-c", script)
     assert {path: path.read_bytes() for path in package.rglob("*") if path.is_file()} == before

@@ -21,7 +21,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.envs import IdentityEnv
 
 from ppo_codet5 import core
-from ppo_codet5.core import PPOAgent, SyntheticPromptEnv, compute_gae, learn, rollout
+from ppo_codet5.core import PPOAgent, SyntheticPromptEnv, compute_gae, learn, reward, rollout
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -172,7 +172,7 @@ def test_bootstrapped_values_are_those_of_an_episode_that_goes_on():
             return np.ones(1, np.float32), 1.0, False, False, {}
 
     def value(bootstrap):
-        agent = PPOAgent(config(gamma=0.8, learning_rate=2e-2, hidden_size=8, minibatches=1), 1, 2, seed=0)
+        agent = PPOAgent(config(gamma=0.8, learning_rate=2e-2, hidden_size=8, minibatch_size=1000), 1, 2, seed=0)
         envs = vector(*(lambda: gym.wrappers.TimeLimit(Endless(), 5) for _ in range(2)))
         learn(agent, envs, 50, 20, bootstrap=bootstrap)
         return agent.value(np.ones((1, 1), np.float32)).item()
@@ -199,7 +199,7 @@ def batch_of(agent: PPOAgent, size: int, seed: int = 0) -> dict[str, torch.Tenso
 
 
 def test_the_first_pass_over_all_transitions_logs_what_the_formulas_say():
-    agent = PPOAgent(config(update_epochs=1, minibatches=1, clip_epsilon=0.2), 6, 3, seed=1)
+    agent = PPOAgent(config(update_epochs=1, minibatch_size=1000, clip_epsilon=0.2), 6, 3, seed=1)
     batch = batch_of(agent, 50)
     logged = agent.update(batch, torch.Generator())
     error = (batch["returns"] - batch["values"]).double()
@@ -236,7 +236,7 @@ def test_equal_returns_have_no_explained_variance_and_the_log_stays_json(size):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
 def test_few_transitions_leave_everything_finite(size):
-    agent = PPOAgent(config(minibatches=4), 4, 3)
+    agent = PPOAgent(config(minibatch_size=1), 4, 3)
     before = [p.clone() for p in agent.parameters()]
     logged = agent.update(batch_of(agent, size), torch.Generator())
     assert all(torch.isfinite(p).all() for p in agent.parameters())
@@ -245,7 +245,7 @@ def test_few_transitions_leave_everything_finite(size):
 
 
 def test_equal_advantages_teach_the_actor_nothing_and_stay_finite():
-    agent = PPOAgent(config(entropy_coef=0.0, value_coef=0.0, minibatches=2), 4, 3)
+    agent = PPOAgent(config(entropy_coef=0.0, value_coef=0.0, minibatch_size=4), 4, 3)
     before = [p.clone() for p in agent.actor.parameters()]
     agent.update({**batch_of(agent, 8), "advantages": torch.full((8,), 0.7)}, torch.Generator())
     for parameter, old in zip(agent.actor.parameters(), before, strict=True):
@@ -443,7 +443,9 @@ def test_the_agent_learns_the_synthetic_task_of_the_notebook():
 def test_cartpole():
     """CartPole-v1, 100,000 steps: the median of 3 seeds is at least 450 of 500."""
     kwargs = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
-    options = config(learning_rate=1e-3, gamma=0.99, gae_lambda=0.95, update_epochs=10, minibatches=4, entropy_coef=0.0)
+    options = config(
+        learning_rate=1e-3, gamma=0.99, gae_lambda=0.95, update_epochs=10, minibatch_size=256, entropy_coef=0.0
+    )
     results = []
     for seed in range(3):
         agent = Recorded(options, 4, 2, seed)
@@ -459,3 +461,114 @@ def test_cartpole():
         results.append(returns.mean())
     print("CartPole-v1, argmax, mean of 20 episodes:", results)
     assert np.median(results) >= 450
+
+
+# The real size: 782 inputs, embeddings of real texts, about 2,500 transitions
+
+
+class WideTask(gym.vector.VectorEnv):
+    """48 episodes at a time with what ``RLPromptEnv`` shows: two embeddings and the scalars; ``chance`` [problems, 3].
+
+    An attempt on problem p by action a solves with ``chance[p, a]``, so that the best policy is known. All episodes of
+    an update are played to their end, as in training: ``begin`` starts them, and a slot that has ended is idle.
+    """
+
+    BUDGET = 4
+
+    def __init__(self, texts, asserts, chance, seed):
+        self.texts, self.asserts, self.chance, self.num_envs = texts, asserts, chance, 48
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.rng = np.random.default_rng(seed)
+
+    def observe(self, problems, step, last):
+        rows = np.zeros((len(problems), 782), np.float32)
+        rows[:, :384] = self.texts[problems]
+        rows[:, 384:768] = self.asserts[problems]
+        rows[:, 768] = step / self.BUDGET
+        each = np.arange(len(problems))
+        rows[each, np.where(step == 0, 771, 773)] = rows[each, 778 + last] = 1  # no attempt yet or a wrong value
+        return rows
+
+    def view(self):
+        observations = self.observe(self.problems, self.step_no, self.last)
+        return observations, {"groups": np.where(self.active, self.group, -1)}
+
+    def begin(self, group):
+        self.group, self.active = group, np.ones(48, bool)
+        self.problems = self.rng.integers(len(self.chance), size=48)
+        self.step_no, self.last = np.zeros(48, int), np.full(48, 3)
+        return self.view()
+
+    def step(self, actions):
+        solved = self.active & (self.rng.random(48) < self.chance[self.problems, actions])
+        rewards = np.array([reward(TOY, 0.0, float(now)) for now in solved], np.float32) * self.active
+        self.step_no, self.last = self.step_no + 1, np.array(actions)
+        spent = self.active & ~solved & (self.step_no >= self.BUDGET)
+        self.active &= ~(solved | spent)
+        observations, infos = self.view()
+        return observations, rewards, solved, spent, infos
+
+    def solved(self, choose):
+        """Exact share of problems that a deterministic policy solves within the budget."""
+        fails, last, all_problems = np.ones(len(self.chance)), np.full(len(self.chance), 3), np.arange(len(self.chance))
+        for step in range(self.BUDGET):
+            actions = choose(self.observe(all_problems, np.full(len(last), step), last))
+            fails, last = fails * (1 - self.chance[all_problems, actions]), actions
+        return 1 - fails.mean()
+
+    def gain(self, agent):
+        """Points of the agent above the best fixed action."""
+        fixed = max(self.solved(lambda rows, a=a: np.full(len(rows), a)) for a in range(3))
+        return 100 * (self.solved(agent.greedy) - fixed)
+
+
+def trained_on(task, seed):
+    """The agent after 1,008 episodes with the defaults, and how many transitions it saw."""
+    agent, transitions = PPOAgent(core.Parameters(), 782, 3, seed), 0
+    generator = torch.Generator().manual_seed(seed)
+    for update in range(21):
+        batch, *_ = rollout(agent, task, *task.begin(update), generator, group=update)
+        agent.update(batch, generator, update / 21)
+        transitions += len(batch["actions"])
+    return agent, transitions
+
+
+@pytest.fixture(scope="module")
+def embedded(embedder):
+    from ppo_codet5.helpers.problems import load_problems
+
+    problems = [problem for split in ("train", "validation", "test") for problem in load_problems("starter", split)]
+    return embedder.encode([p.text for p in problems]), embedder.encode([p.tests[0] for p in problems])
+
+
+def wide_task(embedded, kinds, seed):
+    """Chances around 0.3 that differ by problem; one action better by 0.06, or, with ``kinds``, another one by 0.2 for
+    each third of the problems, which the main direction of their embeddings tells apart."""
+    rng = np.random.default_rng(seed)
+    texts = embedded[0]
+    chance = np.repeat(0.3 + rng.normal(0, 0.2, (len(texts), 1)), 3, 1)
+    if kinds:
+        centred = texts - texts.mean(0)
+        main = np.linalg.svd(centred, full_matrices=False)[2][:3]
+        chance[np.arange(len(texts)), (centred @ main.T @ rng.normal(size=(3, 3))).argmax(1)] += 0.2
+    else:
+        chance[:, rng.integers(3)] += 0.06
+    return WideTask(*embedded, np.clip(chance, 0.02, 0.98), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kinds", "least"), [(False, -1.0), (True, 1.5)])
+def test_the_agent_finds_what_there_is_at_the_real_size(embedded, kinds, least, capsys):
+    """Mean of 5 seeds: within 1 point of the best fixed action if that is best, 1.5 above it if texts tell what helps."""
+    gains, seen = [], []
+    for seed in range(5):
+        task = wide_task(embedded, kinds, seed)
+        agent, transitions = trained_on(task, seed)
+        gains.append(task.gain(agent))
+        seen.append(transitions)
+    with capsys.disabled():
+        print(
+            f"\nkinds {kinds}: {np.round(gains, 1)} points over the best fixed action, {np.mean(seen):.0f} transitions"
+        )
+    assert 2200 < np.mean(seen) < 2800
+    assert np.mean(gains) >= least

@@ -345,6 +345,38 @@ def test_load_model_refuses_what_is_not_such_a_model_in_one_sentence(tmp_path):
         load_model(good, {**agent(), "more": torch.zeros(1)})
 
 
+def test_the_agent_of_a_run_under_way_is_in_its_checkpoint(tmp_path):
+    weights = agent()
+    with Run(tmp_path, IDENTITY) as run:
+        run.checkpoint({"agent": weights, "update": 1})
+        loaded = load_model(tmp_path / "checkpoint.pt", agent())
+        run.checkpoint({"update": 0})
+        with pytest.raises(RunError, match="is not a checkpoint of this project"):
+            load_model(tmp_path / "checkpoint.pt", agent())
+    assert loaded.keys() == weights.keys() and all(torch.equal(loaded[k], weights[k]) for k in weights)
+
+
+def test_what_cannot_be_written_is_told_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "new" / "run"):
+        runs.check_writable(folder)
+    for folder, words in ((tmp_path / "file" / "run", "Not a directory"), ("/proc/run", "/proc: ")):
+        with pytest.raises(RunError, match=f"cannot be written .*{words}.*; choose another folder"):
+            runs.check_writable(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"), Run(tmp_path / "run", IDENTITY) as run:
+            run._logs["attempts.jsonl"].close()
+            run._logs["attempts.jsonl"] = open("/dev/full", "ab")  # noqa: SIM115 - the run closes it
+            run.log("attempts", {"i": 0})
+            run.checkpoint({})
+    assert finished(tmp_path / "run", IDENTITY) is None
+
+
 def test_checkpoints_load_without_running_code(tmp_path):
     with Run(tmp_path, IDENTITY) as run:
         run.checkpoint({"agent": agent(), "memory": [[["a", 1], "task", "note"]], "rate": 1e-3})

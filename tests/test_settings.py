@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from pathlib import Path
 
@@ -81,7 +82,10 @@ def test_injected_values_count_and_numbers_become_floats_where_floats_are_meant(
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"learning_rte": 0.1}, r"unknown parameter 'learning_rte'; known parameters: batch_size, .*visible_tests"),
+        (
+            {"learning_rte": 0.1},
+            r"unknown parameter 'learning_rte' \(did you mean learning_rate\?\); known parameters: .*visible_tests",
+        ),
         ({"seed": "1"}, r"parameter seed = '1' is a str, expected int"),
         ({"seed": 1.0}, r"parameter seed = 1.0 is a float, expected int"),
         ({"seed": True}, r"parameter seed = True is a bool, expected int"),
@@ -167,8 +171,25 @@ def test_in_a_real_kernel_papermill_s_warning_becomes_an_error(tmp_path):
     with pytest.raises(PapermillExecutionError) as error:
         papermill.execute_notebook(path, str(tmp_path / "bad.ipynb"), {"sed": 7}, **options)
     assert error.value.ename == "RunError" and error.value.evalue.startswith(
-        "unknown parameter 'sed'; known parameters:"
+        "unknown parameter 'sed' (did you mean seed?); known parameters:"
     )
+
+
+def test_tensorboard_without_its_package_is_told_at_once(monkeypatch):
+    assert validate(Parameters(tensorboard=True)).tensorboard
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(
+        RunError, match=r"tensorboard = True needs the package tensorboard: pip install '.*tensorboard]'"
+    ):
+        validate(Parameters(tensorboard=True))
+
+
+@pytest.mark.parametrize("config", [{}, None, "laptop", {"max_steps": 3}, Parameters])
+def test_what_is_no_config_is_refused_in_a_sentence(config):
+    with pytest.raises(
+        RunError, match=r"has no parameters: give a ppo_codet5\.Config, such as Config\(\) or Config\.from"
+    ):
+        validate(config)
 
 
 def test_parameters_take_keywords_only_and_document_their_defaults():

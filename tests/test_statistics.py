@@ -10,8 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ppo_codet5.helpers.results import scoring, statistics
 from scipy.stats import binomtest, bootstrap
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
 
 counts = st.integers(0, 400)
@@ -177,6 +179,55 @@ def test_paired_interval_covers_a_true_difference():
         _, low, high = statistics.paired_bootstrap(first, second, resamples=400)
         hits += low <= truth <= high
     assert 0.913 <= hits / trials <= 0.998, hits / trials
+
+
+@settings(deadline=None)
+@given(st.integers(2, 5), st.integers(2, 12), st.integers(0, 999))
+def test_variances_are_those_of_the_mean_squares_of_statsmodels(seeds, problems, seed):
+    values = np.random.default_rng(seed).integers(-1, 2, (seeds, problems)).astype(float)
+    rows, columns = (np.eye(n)[i.ravel()][:, 1:] for n, i in zip(values.shape, np.indices(values.shape), strict=True))
+    one = np.ones((values.size, 1))
+    left = {  # residual sums of squares of the nested linear models
+        name: OLS(values.ravel(), np.hstack([one, *parts])).fit().ssr
+        for name, parts in (("both", [rows, columns]), ("no rows", [columns]), ("no columns", [rows]))
+    }
+    rest = left["both"] / ((seeds - 1) * (problems - 1))
+    of_rows, of_columns = (
+        (left[name] - left["both"]) / (count - 1) for name, count in (("no rows", seeds), ("no columns", problems))
+    )
+    expected = max(0, (of_rows - rest) / problems), max(0, (of_columns - rest) / seeds), rest
+    assert statistics.variances(values) == pytest.approx(expected, abs=1e-9)
+
+
+def test_variances_of_known_effects_and_of_one_seed():
+    rng, found = np.random.default_rng(14), []
+    for _ in range(200):
+        effects = 0.3 * rng.standard_normal((6, 1)) + 0.5 * rng.standard_normal((1, 50))
+        found.append(statistics.variances(effects + 0.4 * rng.standard_normal((6, 50))))
+    assert np.mean(found, 0) == pytest.approx([0.09, 0.25, 0.16], rel=0.1)
+    values = rng.standard_normal((1, 40))
+    assert statistics.variances(values) == (0, pytest.approx(values.var(ddof=1)), 0)
+
+
+@given(st.integers(2, 600), st.floats(0.01, 2), st.floats(0.001, 0.2), st.floats(0.5, 0.99))
+def test_the_detectable_difference_against_statsmodels(n, deviation, level, power):
+    found = statistics.detectable(statistics.Variances(0, deviation**2, 0), 1, n, level, power)
+    chance = NormalIndPower().power(found / deviation, n, level, ratio=0)  # of a one-sample z-test
+    assert chance == pytest.approx(power, abs=0.001)  # theirs counts the other tail too
+
+
+def test_the_detectable_difference_is_found_as_often_as_it_says():
+    rng, spread = np.random.default_rng(15), statistics.Variances(0.01, 0.16, 0.09)
+    seeds, problems, trials = 4, 60, 4000
+    means = (
+        0.1 * rng.standard_normal((trials, seeds)).mean(1)
+        + 0.4 * rng.standard_normal((trials, problems)).mean(1)
+        + 0.3 * rng.standard_normal((trials, seeds * problems)).mean(1)
+    )
+    error = statistics.detectable(spread, seeds, problems, power=0.5) / 1.959964  # half the power: at the bound itself
+    difference = statistics.detectable(spread, seeds, problems)
+    assert np.mean(np.abs(means + difference) > 1.959964 * error) == pytest.approx(0.8, abs=0.02)
+    assert np.mean(np.abs(means) > 1.959964 * error) == pytest.approx(0.05, abs=0.012)
 
 
 def test_wrong_shapes_are_errors():

@@ -24,8 +24,16 @@ from ppo_codet5 import core
 from ppo_codet5.core import Parts, PPOCodeT5Trainer
 from ppo_codet5.envs import make_env
 
-CONTENT = ("attempts.jsonl", "metrics.jsonl", "results.csv", "summary.json")
-SIX_UPDATES = {"train_limit": 8, "max_episodes": 24, "num_envs": 2, "eval_limit": 9, "memory_scope": "run"}
+CONTENT = ("attempts.jsonl", "stops.jsonl", "metrics.jsonl", "results.csv", "summary.json")
+SIX_UPDATES = {
+    "train_limit": 8,
+    "max_episodes": 24,
+    "num_envs": 2,
+    "eval_limit": 9,
+    "memory_scope": "run",
+    "updates_ahead": 2,
+    "actions": "direct,mutation,rewriting,repair,stop",
+}
 
 
 def quiet(line: str) -> None:
@@ -97,7 +105,7 @@ def test_the_logs_hold_what_the_config_says(whole: tuple[Path, dict]) -> None:
         assert summary["scores"][strategy]["generations"] == len(rows)
         assert summary["scores"][strategy]["n"] == 9 and summary["scores"][strategy]["budget"] == 3
     assert 0 < summary["scores"]["ppo"]["pass_at_1"] < 1  # or the comparisons below compare little
-    assert {row["action"] for row in trained} == {0, 1, 2}
+    assert {row["action"] for row in trained} == {0, 1, 2, 3} and read_rows(folder / "stops.jsonl")
     assert len((folder / "results.csv").read_text().splitlines()) == 1 + 9
     assert summary["training_cost"]["generations"] == len(trained) > 0
     assert summary["training_cost"]["rewriter_calls"] == sum(row["rewriter_calls"] for row in trained)
@@ -108,7 +116,7 @@ def test_early_starts_change_the_policy_that_acts_and_nothing_else(
     whole: tuple[Path, dict], parts: Parts, tmp_path: Path
 ) -> None:
     """Without them every step is of the policy that is updated; the updates' lists of episodes stay the same."""
-    trainer = PPOCodeT5Trainer(small(**SIX_UPDATES, updates_ahead=0), parts=parts)
+    trainer = PPOCodeT5Trainer(small(**{**SIX_UPDATES, "updates_ahead": 0}), parts=parts)
     trainer.train(tmp_path / "run", report=quiet)
     metrics = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert all(row["first_ratio_deviation"] < 1e-6 for row in metrics)

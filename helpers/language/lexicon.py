@@ -13,11 +13,14 @@ from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from .. import assets
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+    from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader
     from nltk.tag.perceptron import PerceptronTagger
 
 _TOKEN = re.compile(
@@ -35,6 +38,57 @@ _CAMEL_CASE = re.compile(r"[^\W\d_]*[a-z][A-Z]")
 _POS = {"N": ("n", "NOUN"), "V": ("v", "VERB"), "J": ("a", "ADJ"), "R": ("r", "ADV")}
 _BASE_TAGS = frozenset({"NN", "VB", "VBP", "JJ", "RB"})
 _INFLECTED_TAGS = frozenset({"NNS", "VBD", "VBG", "VBN", "VBZ", "JJR", "JJS", "RBR", "RBS"})
+_WORDNET_FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
+# What these words mean in a programming task WordNet lists late or not at all (a "string" is no twine, "left" is not
+# what remains), so that its order of senses says nothing. Which of its synonyms a programmer would use:
+_TERMS = {
+    "n": {
+        "beginning": "start",
+        "function": "procedure routine subroutine",
+        "person": "individual",
+        "start": "beginning",
+        "sum": "total",
+        "total": "sum",
+    },
+    "v": {
+        "calculate": "compute",
+        "check": "ascertain determine",
+        "combine": "merge",
+        "compute": "calculate",
+        "contain": "hold",
+        "convert": "change",
+        "create": "make produce",
+        "decide": "determine",
+        "join": "connect link",
+        "merge": "combine unite",
+        "replace": "exchange substitute",
+        "return": "give yield",
+        "reverse": "invert",
+        "split": "divide",
+        "start": "begin",
+        "subtract": "deduct",
+        "swap": "switch",
+        "write": "compose",
+    },
+    "a": {"consecutive": "successive", "great": "big large", "large": "big great"},
+    "r": {},
+}
+# Words like these for which it would be none.
+_FIXED = {
+    "n": "array base bit byte case cell character column cube degree dictionary difference digit element encoding "
+    "exponent factor float folder graph group heap index integer item key letter line list loop map matrix mean median "
+    "mode module node number object order pair percent perimeter point position power product queue range ratio record "
+    "remainder root row sequence series set sort space square stack string text tree tuple type underscore value word "
+    "zero",
+    "v": "add count divide double evaluate float multiply number print remove round set sort square",
+    "a": "absolute binary common decimal distinct equal even integral left magic natural negative odd perfect positive "
+    "prime rational real regular right small square total",
+    "r": "",
+}
+# Of all other words: how usual the common sense must be, how near the vectors, and how frequent the synonym.
+_LEAST_SHARE = 0.2
+_LEAST_COSINE = 0.55
+_MOST_RARE = 30_000
 
 
 def tokenize(text: str) -> list[tuple[str, bool]]:
@@ -61,12 +115,14 @@ class Lexicon:
 
     ``word_vectors``: ``"glove"``, the path of a saved gensim ``KeyedVectors``, or the name of a model of
     ``gensim.downloader`` such as ``"fasttext-wiki-news-subwords-300"``; see ``assets.word_vectors``. Vectors are
-    looked up in lower case. Data is fetched and loaded on first use.
+    looked up in lower case; their words must stand in the order of their frequency, as in the models named. Data is
+    fetched and loaded on first use.
     """
 
     def __init__(self, word_vectors: str = "glove") -> None:
         self.word_vectors = word_vectors
         self._synonyms = lru_cache(maxsize=None)(self._find_synonyms)
+        self._direction = lru_cache(maxsize=None)(self._find_direction)
         self._tags = lru_cache(maxsize=4096)(self._find_tags)
 
     tokenize = staticmethod(tokenize)
@@ -89,46 +145,75 @@ class Lexicon:
 
     def similarity(self, a: str, b: str) -> float:
         """Cosine of the vectors of two words, in [-1, 1]; 0 if either has none."""
-        a, b = a.lower(), b.lower()
-        if a not in self._vectors or b not in self._vectors:
-            return 0.0
         # Rounded, so that a different BLAS does not turn the order of near-equal synonyms.
-        return round(float(self._vectors.similarity(a, b)), 5)
+        return round(float(self._direction(a.lower()) @ self._direction(b.lower())), 5)
 
-    def synonyms(self, word: str, tag: str) -> tuple[str, ...]:
-        """What WordNet offers in place of ``word``, the nearest by word vector first.
+    def synonyms(self, word: str, tag: str, context: Sequence[str] = ()) -> tuple[str, ...]:
+        """What may stand in place of ``word`` so that a reader understands the same, the best first.
 
-        ``tag``: the word's Penn tag. Lemmas of all senses with the same part of speech, put into the form that the
-        tag names (plural, past, gerund, comparative ...) and into the word's capitals; single words only, neither
-        the word nor another form of it. Ranked by cosine, words without a vector last, ties in alphabetical order.
-        Empty for proper nouns and for tags other than nouns, verbs, adjectives and adverbs.
+        ``tag``: the word's Penn tag. ``context``: other words of the text. WordNet's synonyms with the same part of
+        speech are put into the form that the tag names (plural, past, gerund, comparative ...) and into the word's
+        capitals. Left out are phrases, what stands in the context already, forms and derivations of the word (check,
+        checker), rare words (letter, missive), those far from it by vector, and those whose sense in common is rare
+        for either (convert, commute). Terms of programming have tables of their own, ``_TERMS`` and ``_FIXED``.
+
+        The rank is the sum of the cosine with the word, the cosine with the mean of the context's vectors, and how
+        usual the common sense is (``_usual``; 1 in the table); ties in alphabetical order. Empty for proper nouns
+        and for tags other than nouns, verbs, adjectives and adverbs.
         """
-        found = self._synonyms(word.lower(), tag)
+        around = {other.lower() for other in context} - {word.lower()}
+        scores = {form: score for form, score in self._synonyms(word.lower(), tag).items() if form not in around}
+        if around and len(scores) > 1:
+            mean = np.sum([self._direction(other) for other in sorted(around)], axis=0)
+            mean /= np.linalg.norm(mean) or 1.0
+            scores = {form: round(score + float(self._direction(form) @ mean), 5) for form, score in scores.items()}
+        found = sorted(scores, key=lambda form: (-scores[form], form))
         if len(word) > 1 and word.isupper():
             return tuple(synonym.upper() for synonym in found)
-        return tuple(synonym.capitalize() for synonym in found) if word[:1].isupper() else found
+        return tuple(synonym.capitalize() if word[:1].isupper() else synonym for synonym in found)
 
-    def _find_synonyms(self, word: str, tag: str) -> tuple[str, ...]:
+    def _find_synonyms(self, word: str, tag: str) -> dict[str, float]:
+        """Synonyms in the form of ``tag``, each with the part of its rank that does not depend on a context."""
         if tag not in _BASE_TAGS | _INFLECTED_TAGS:
-            return ()
-        from lemminflect import getAllInflections
-
+            return {}
         pos, universal = _POS[tag[0]]
-        lemmas = _lemmas(word, tag, universal)
-        forms = {word, *lemmas}
-        for lemma in lemmas:
-            forms.update(form for group in getAllInflections(lemma, upos=universal).values() for form in group)
-        candidates = {
-            name
-            for lemma in lemmas
-            for synset in self._wordnet.synsets(lemma, pos)
-            if lemma in synset.lemma_names()  # the reader also tries endings of its own: "class" as plural of "clas"
-            for name in synset.lemma_names()
-            # no phrases ("single_valued_function"), names ("Python"), abbreviations ("a.k.a.") or symbols ("n")
-            if len(name) > 1 and name.isalpha() and name.islower() and name not in forms
-        }
-        inflected = {form for name in candidates if (form := self._inflect(name, tag)) and form not in forms}
-        return tuple(sorted(inflected, key=lambda form: (-self._rank(word, form), form)))
+        found: dict[str, float] = {}
+        for lemma in _lemmas(word, tag, universal):
+            if lemma in _FIXED[pos].split():
+                continue
+            terms = _TERMS[pos].get(lemma, "").split()
+            # the reader also tries endings of its own: "class" as plural of "clas"
+            senses = [synset for synset in self._wordnet.synsets(lemma, pos) if lemma in synset.lemma_names()]
+            for name in sorted({name for synset in senses for name in synset.lemma_names()}):
+                cosine = self.similarity(lemma, name)
+                if terms:
+                    usual = float(name in terms)
+                elif cosine >= _LEAST_COSINE and self._may_replace(name, lemma):
+                    common = (synset for synset in senses if name in synset.lemma_names())
+                    usual = sum(self._usual(lemma, synset) * self._usual(name, synset) for synset in common)
+                else:
+                    usual = 0.0
+                form = self._inflect(name, tag) if usual >= _LEAST_SHARE else ""
+                if form and form != word:
+                    found[form] = round(cosine + usual, 5)
+        return found
+
+    def _may_replace(self, name: str, lemma: str) -> bool:
+        """Whether a lemma is a frequent word, not of the same stem."""
+        # no phrases ("single_valued_function"), names ("Python"), abbreviations ("a.k.a."), nor "as" for "equally"
+        plain = name.isalpha() and name.islower() and not self.is_stop_word(name)
+        return plain and not _akin(name, lemma) and self._order(name) < _MOST_RARE
+
+    def _usual(self, lemma: str, synset: Synset) -> float:
+        """How likely a lemma is used in a sense, in [0, 1]: by Zipf's law over the senses seen in tagged text.
+
+        WordNet lists the senses in the order of their counts in tagged text, and says how many were seen there at
+        all. (The counts themselves are in a file that not every copy of WordNet has.)
+        """
+        pos = synset.pos().replace("s", "a")  # satellite adjectives
+        rank = 1 + self._wordnet.synsets(lemma, pos).index(synset)
+        seen = self._seen[pos].get(lemma, 1)
+        return 1 / rank / sum(1 / n for n in range(1, seen + 1)) if rank <= seen else 0.0
 
     def _inflect(self, lemma: str, tag: str) -> str:
         """The form of ``lemma`` for a Penn tag, the most common one if there are several; empty if it has none."""
@@ -147,8 +232,12 @@ class Lexicon:
     def _order(self, word: str) -> float:
         return self._vectors.key_to_index.get(word, float("inf"))
 
-    def _rank(self, word: str, other: str) -> float:
-        return self.similarity(word, other) if other in self._vectors else -2.0  # below every cosine
+    def _find_direction(self, word: str) -> npt.NDArray[np.float64]:
+        """The word's vector at length 1; zeros if it has none."""
+        if word not in self._vectors:
+            return np.zeros(self._vectors.vector_size)
+        vector = self._vectors[word].astype(np.float64)
+        return vector / (np.linalg.norm(vector) or 1.0)
 
     def _find_tags(self, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(tag for _, tag in self._tagger.tag(list(words)))
@@ -184,6 +273,18 @@ class Lexicon:
             return EnglishWordNet(str(folder), None)
 
     @cached_property
+    def _seen(self) -> dict[str, dict[str, int]]:
+        """By part of speech and lemma, how many of its senses were seen in tagged text, if that is more than one."""
+        seen: dict[str, dict[str, int]] = {}
+        for pos, name in _WORDNET_FILES.items():
+            lines = (assets.wordnet() / f"index.{name}").read_text(encoding="utf-8").splitlines()
+            # wndb(5WN): lemma, pos, synset_cnt, ..., tagsense_cnt, and as many offsets as there are synsets
+            fields = (line.split() for line in lines if not line.startswith(" "))  # a licence on top
+            counts = ((field[0], int(field[-1 - int(field[2])])) for field in fields)
+            seen[pos] = {lemma: count for lemma, count in counts if count > 1}
+        return seen
+
+    @cached_property
     def _vectors(self) -> KeyedVectors:
         from gensim.models import KeyedVectors
 
@@ -201,3 +302,9 @@ def _lemmas(word: str, tag: str, universal: str) -> list[str]:
     from lemminflect import getInflection, getLemma
 
     return [lemma.lower() for lemma in getLemma(word, universal) if word in getInflection(lemma, tag)]
+
+
+def _akin(a: str, b: str) -> bool:
+    """Whether two words have a stem in common: one holds the other, or all letters but one of the shorter agree."""
+    stem = min(len(a), len(b)) - 1
+    return a in b or b in a or a[:stem] == b[:stem]

@@ -103,7 +103,9 @@ class TransformersGenerator:
         self._layers = getattr(model.config, "num_decoder_layers", None) or model.config.num_hidden_layers
         # Relative positions (T5) have no hard end; absolute and rotary ones end here.
         self._context = getattr(model.config, "max_position_embeddings", None) or 2**31
-        self._last_logits_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+        accepted = inspect.signature(model.forward).parameters
+        self._last_logits_only = "logits_to_keep" in accepted
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"  # until transformers 5.24
         eos = model.generation_config.eos_token_id
         if eos is None:
             eos = tokenizer.eos_token_id
@@ -195,8 +197,9 @@ class TransformersGenerator:
                 f"out of memory: {self.name} goes on with batches of {self.batch_size}", RuntimeWarning, stacklevel=3
             )
 
-    def _forward(self, **inputs: object) -> torch.Tensor:
+    def _forward(self, *, cache: Cache, **inputs: object) -> torch.Tensor:
         """Logits of the last position, [rows, vocabulary], in the model's dtype."""
+        inputs[self._cache_name] = cache
         began = time.perf_counter()
         if self._last_logits_only:
             inputs["logits_to_keep"] = 1
@@ -275,7 +278,7 @@ class _Batch:
         window = Window(1, length, last=1, end=known, known=[(0, 0, start, known)] if start else [])
         layers = [SlotLayer(window, layer.number) for layer in self.self_layers]
         ids = torch.tensor([first[known:length]], device=self.device)
-        self.generator._forward(input_ids=ids, past_key_values=Cache(layers=list(layers)))
+        self.generator._forward(cache=Cache(layers=list(layers)), input_ids=ids)
         self.starts.keep(Start(first[:length], [layer.row(0, 0, length) for layer in layers]))
 
     def admit(self, free: int) -> None:
@@ -324,16 +327,16 @@ class _Batch:
             self.cross_window.first, self.cross_window.last = w.first, w.last
             self._cross_is_cached(False)
             logits = self.generator._forward(
+                cache=self.cache,
                 encoder_outputs=encoded,
                 attention_mask=encoder_mask,
                 decoder_input_ids=ids,
                 decoder_attention_mask=mask,
-                past_key_values=self.cache,
             )
         else:
             positions = (columns[-ids.shape[1] :] - (end - lengths)).clamp(min=0)
             logits = self.generator._forward(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache
+                cache=self.cache, input_ids=ids, attention_mask=mask, position_ids=positions
             )
         w.end, w.known = end, []
         for at, row in zip(places, rows, strict=True) if not self.cross_layers else ():
@@ -360,7 +363,7 @@ class _Batch:
             logits = self._step_encoded(ids, mask)
         else:
             logits = self.generator._forward(
-                input_ids=ids, attention_mask=mask, position_ids=lengths[:, None], past_key_values=self.cache
+                cache=self.cache, input_ids=ids, attention_mask=mask, position_ids=lengths[:, None]
             )
         w.end += 1
         self._take(logits, 0)
@@ -375,11 +378,11 @@ class _Batch:
         model = self.generator.model
         shape_only = torch.zeros(1, dtype=model.dtype, device=self.device).expand(len(ids), width, model.config.d_model)
         return self.generator._forward(
+            cache=self.cache,
             encoder_outputs=BaseModelOutput(last_hidden_state=shape_only),
             attention_mask=torch.arange(width, device=self.device) < widths[:, None],
             decoder_input_ids=ids,
             decoder_attention_mask=mask,
-            past_key_values=self.cache,
         )
 
     def _copy_row(self, source: int, target: int) -> None:

@@ -1,20 +1,37 @@
 """What came out: scores of attempts, runs side by side in the columns of a table, statistics, tables and figures.
 
 ``scoring.py`` counts one run, ``runs.py`` reads run directories and says which may be compared, ``tables.py`` computes
-the cells and sentences, ``figures.py`` draws. Nothing here loads a model; figures are imported when asked for.
+the cells, ``findings.py`` what the figures draw and what they say, ``figures.py`` draws. Nothing here loads a model;
+figures are imported when asked for.
 """
 
-from .runs import ACTIONS, AGENT, TITLES, ForeignResults, RunDir, collect, columns, read_foreign, read_run, slim
+from .runs import (
+    ACTIONS,
+    AGENT,
+    BANK,
+    TITLES,
+    TRAINING,
+    ForeignResults,
+    RunDir,
+    collect,
+    columns,
+    read_foreign,
+    read_run,
+    slim,
+)
 
 __all__ = [
     "ACTIONS",
     "AGENT",
+    "BANK",
     "TITLES",
+    "TRAINING",
     "ForeignResults",
     "RunDir",
     "collect",
     "columns",
     "figures",
+    "findings",
     "read_foreign",
     "read_run",
     "scoring",

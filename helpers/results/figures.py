@@ -1,8 +1,12 @@
-"""Figures: one function each, taking plain rows and returning a matplotlib figure; no numbers are computed elsewhere."""
+"""Figures: one function each, taking plain rows and returning a matplotlib figure; no numbers are computed elsewhere.
+
+No figure has a colour twice for two things, nor more than two bands. A curve that lies on another is dashed over it, and
+the legend says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): eight colours that the colour-blind can tell apart
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+from .findings import LEAST
+
+# Okabe and Ito (2008): colours that the colour-blind can tell apart; without yellow, which is faint on white
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# As many as the table has rows, in its order: Petroff (2021, arXiv 2107.02270), and four more; markers tell them apart too
+MANY = (
+    *("#94a4a2", "#717581", "#b9ac70", "#a96b59", "#832db6", "#3f90da", "#000000"),
+    *("#CC79A7", "#bd1f01", "#ffa90e", "#117733", "#e76300", "#332288", "#92dadb"),
+)
+MARKERS = "sD^vPXo*<>dHp8"
+HATCHES = ("", "//", "..", "xx", "\\\\")
+LINES = ("-", "--", ":", "-.", (0, (4, 1, 1, 1, 1, 1)))
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -29,207 +43,264 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
 _METADATA: dict[str, dict[str, str | None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 
 
-def _axes(columns: int = 1, width: float = 6.4) -> tuple[Figure, list[Any]]:
-    figure, axes = plt.subplots(1, columns, figsize=(width, 3.8), layout="constrained", squeeze=False)
-    for axis in axes[0]:
+def _axes(*titles: str, width: float = 6.4, height: float = 3.8, words: str = "") -> tuple[Figure, list[Any]]:
+    """Axes side by side with these titles, and ``words`` in small print over all of them."""
+    figure, axes = plt.subplots(1, len(titles), figsize=(width, height), layout="constrained", squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+        axis.set_title(title, fontsize=11)
+    if words:
+        figure.suptitle(words, fontsize=9, color="#444444")
     return figure, list(axes[0])
+
+
+def _legend(axis: Any, beside: bool = True) -> None:
+    axis.legend(fontsize=8, frameon=False, **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if beside else {}))
 
 
 def synthetic_curves(
     curves: Sequence[Sequence[float]], fixed: Mapping[str, float], oracle: float, steps_per_update: int
 ) -> Figure:
     """Exact expected return of each seed's policy after each update, against the fixed actions and the oracle."""
-    figure, (axis,) = _axes()
+    figure, (axis,) = _axes("Synthetic task")
     updates = np.arange(1, len(curves[0]) + 1)
     for curve in curves:
         axis.plot(updates, curve, color=COLOURS[0], alpha=0.35, linewidth=1)
-    axis.plot(
-        updates, np.mean(curves, 0), color=COLOURS[0], linewidth=2.5, label=f"PPO agent, mean of {len(curves)} seeds"
-    )
-    for (name, value), colour in zip(fixed.items(), COLOURS[1:], strict=False):
-        axis.axhline(value, color=colour, linestyle="--", label=f"always {name}")
+    label = f"PPO agent, mean of {len(curves)} seeds (thin)"
+    axis.plot(updates, np.mean(curves, 0), color=COLOURS[0], linewidth=2.5, label=label)
+    for (name, value), colour, line in zip(fixed.items(), COLOURS[1:], LINES[1:], strict=False):
+        axis.axhline(value, color=colour, linestyle=line, label=f"always {name}")
     axis.axhline(oracle, color="black", label="oracle")
-    axis.set(
-        xlabel=f"PPO updates ({steps_per_update} steps each)",
-        ylabel="expected return per episode",
-        title="Synthetic task",
-    )
-    axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.12))
+    axis.set(xlabel=f"PPO updates ({steps_per_update} steps each)", ylabel="expected return per episode")
+    _legend(axis)
     return figure
 
 
 def budget_curves(curves: Mapping[str, Rows], n: int) -> Figure:
-    """Pass@1 against generations allowed per problem, one line per strategy with its Wilson band."""
-    figure, (axis,) = _axes()
-    for (name, curve), colour, marker in zip(curves.items(), COLOURS, "osD^vPX*", strict=False):
-        budgets = [point["budget"] for point in curve]
-        low, high = np.array([point["pass_at_1_interval"] for point in curve]).T * 100
-        axis.plot(
-            budgets, [100 * p["pass_at_1"] for p in curve], marker=marker, color=colour, label=name.replace("_", ", ")
-        )
-        axis.fill_between(budgets, low, high, color=colour, alpha=0.08)
-    axis.set(xlabel="code generations allowed per problem", ylabel="Pass@1 on held-out problems (%)", xticks=budgets)
-    axis.set_title(f"Solved share against budget, n = {n} problems, 1 seed")
-    axis.legend(fontsize=8)
+    """Pass@1 against generations allowed per problem; Wilson bands of the agent and of the best of the others.
+
+    A run that went on past the budget of the others is drawn up to that.
+    """
+    budget = sorted(map(len, curves.values()))[-2:][0]
+    shown = {name: curve[:budget] for name, curve in curves.items()}
+    best = max((name for name in shown if name[:3] != "ppo"), key=lambda n: shown[n][-1]["pass_at_1"], default="")
+    labels = _on_top({name: [p["pass_at_1"] for p in curve] for name, curve in shown.items()})
+    figure, (axis,) = _axes(f"Solved share against budget, n = {n} problems, 1 seed")
+    for (name, curve), colour, marker in zip(shown.items(), COLOURS, MARKERS, strict=False):
+        budgets, share = [point["budget"] for point in curve], [100 * point["pass_at_1"] for point in curve]
+        line, label = labels[name]
+        band = name in ("ppo", best)
+        axis.plot(budgets, share, line, marker=marker, color=colour, label=label.replace("_", ", ") + " (band)" * band)
+        if band:
+            low, high = np.array([point["pass_at_1_interval"] for point in curve]).T * 100
+            axis.fill_between(budgets, low, high, color=colour, alpha=0.13, linewidth=0)
+    axis.set(xlabel="code generations allowed per problem", ylabel="Pass@1 on held-out problems (%)")
+    axis.set_xticks(range(1, budget + 1))
+    _legend(axis)
     return figure
+
+
+def _on_top(curves: Mapping[str, Sequence[float]]) -> dict[str, tuple[Any, str]]:
+    """Line and label of each curve: dashed, and with the name of the one under it, where it lies on another."""
+    first: dict[tuple[float, ...], str] = {}
+    under = {name: first.setdefault(tuple(values), name) for name, values in curves.items()}
+    return {name: ("-", name) if name == other else ("--", f"{name} = {other}") for name, other in under.items()}
 
 
 def training_curves(metrics: Rows, actions: Sequence[str]) -> Figure:
-    """Solved share and action shares of the training episodes of each update."""
-    figure, (left, right) = _axes(2, 10)
+    """Solved share, and the share of each of ``actions`` (as ``action_shares`` has them), of each update's episodes."""
+    figure, (left, right) = _axes("Training, 1 seed", "Actions while training", width=10)
     episodes = [row["episodes"] for row in metrics]
     solved = 100 * np.array([row["solved_visible"] for row in metrics])
-    running = [solved[max(0, i - 4) : i + 1].mean() for i in range(len(solved))]
-    left.plot(episodes, solved, "o", color=COLOURS[0], alpha=0.4, label="one update")
-    left.plot(episodes, running, color=COLOURS[0], label="mean of the last 5 updates")
-    left.set(
-        xlabel="training episodes", ylabel="solved on visible asserts (%)", ylim=(0, 100), title="Training, 1 seed"
-    )
+    left.plot(episodes, solved, "o", color="black", alpha=0.35, label="one update", markersize=4)
+    left.plot(episodes, _running(solved), color="black", label="mean of the last 5 updates")
+    left.set(xlabel="training episodes", ylabel="solved on visible asserts (%)", ylim=(0, 100))
     shares = 100 * np.array([row["action_shares"] for row in metrics])
-    for i, (name, colour, style) in enumerate(zip(actions, COLOURS, ("-", "--", ":"), strict=False)):
-        right.plot(episodes, shares[:, i], color=colour, linestyle=style, label=name)
-    right.set(xlabel="training episodes", ylabel="share of actions (%)", ylim=(0, 100), title="Actions while training")
-    left.legend(fontsize=8)
-    right.legend(fontsize=8)
+    for name, share, colour, line in zip(actions, shares.T, COLOURS, LINES, strict=False):
+        right.plot(episodes, share, color=colour, linestyle=line, label=name)
+    right.set(xlabel="training episodes", ylabel="share of actions (%)", ylim=(0, 100))
+    _legend(left, beside=False)
+    _legend(right)
     return figure
 
 
-def actions_by_step(attempts: Rows, actions: Sequence[str]) -> Figure:
-    """Share of each action at each step of an evaluation, as stacked bars."""
-    figure, (axis,) = _axes()
-    steps = max(row["attempt"] for row in attempts) + 1
-    counts = np.zeros((steps, len(actions)))
+def _running(values: Any, window: int = 5) -> list[float]:
+    return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
+
+
+def actions_by_step(attempts: Rows, actions: Sequence[str], stops: Rows = ()) -> Figure:
+    """Share of each action at each step of an evaluation; ``actions`` by the number that an attempt has.
+
+    ``stops``: rows of ``stops.jsonl``, picks of the last action. Steps with fewer than five choices are left out.
+    """
+    steps = max(row["attempt"] for row in [*attempts, *stops]) + 1
+    counts = np.zeros((steps, len(actions)), int)
     for row in attempts:
         counts[row["attempt"], row["action"]] += 1
-    totals, bottom = counts.sum(1), np.zeros(steps)
-    labels = [f"{step + 1}\nn = {int(total)}" for step, total in enumerate(totals)]
-    for i, (name, colour, hatch) in enumerate(zip(actions, COLOURS, ("", "//", ".."), strict=False)):
-        height = 100 * counts[:, i] / totals
-        axis.bar(labels, height, bottom=bottom, color=colour, hatch=hatch, edgecolor="white", label=name)
-        bottom += height
-    axis.set(
-        xlabel="step of the episode", ylabel="share of actions (%)", title="What the agent picks, evaluation, 1 seed"
-    )
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    for row in stops:
+        counts[row["attempt"], -1] += 1
+    drawn = {f"{i + 1}\nn = {row.sum()}": row for i, row in enumerate(counts) if row.sum() >= LEAST}
+    figure, (axis,) = _axes("What the agent picks, evaluation, 1 seed")
+    _stacked(axis, range(len(drawn)), drawn.values(), actions)
+    axis.set_xticks(range(len(drawn)), list(drawn))
+    axis.set(xlabel=f"step of the episode (n = choices, {LEAST} or more)", ylabel="share of actions (%)", ylim=(0, 100))
+    _legend(axis)
     return figure
 
 
-def _style(index: int) -> dict[str, Any]:
-    """Colour, marker and line of the ``index``-th of up to 14 strategies (without yellow, which is faint as a line)."""
-    colours = [colour for colour in COLOURS if colour != "#F0E442"]
-    line = ("-", "--")[index // len(colours) % 2]
-    return {"color": colours[index % len(colours)], "marker": "osD^vPX*<>hdp8"[index % 14], "linestyle": line}
+def budget_and_tokens(curves: Mapping[str, Rows], names: Sequence[str], bands: Sequence[str], words: str) -> Figure:
+    """Pass@1 against generations allowed and against tokens spent, one line per strategy, points for single attempts.
 
-
-def budget_and_tokens(curves: Mapping[str, Rows], names: Sequence[str], agent: str, words: str) -> Figure:
-    """Pass@1 against generations allowed and against tokens spent, one line per strategy with its 95 % band.
-
-    ``names``: all strategies, which fixes the style of each; ``agent``: the one in front; ``words``: over what.
+    ``names``: all strategies, which fixes the style of each; ``bands``: those with their 95 % band, the first in front;
+    ``words``: over what. Left, a run that went on past the budget of the others is cut there.
     """
-    figure, axes = _axes(2, 12)
-    single = [name for name, curve in curves.items() if len(curve) == 1]
-    for name, curve in curves.items():
-        style, front = _style(list(names).index(name)), name == agent
-        share, low, high = (100 * np.array([point[key] for point in curve]) for key in ("pass_at_1", "low", "high"))
-        for axis, key in zip(axes, ("budget", "tokens"), strict=True):
-            x = np.array([point[key] for point in curve], float)
-            if name in single:  # one attempt by definition: a point with its interval, beside the others of its kind
-                x += 0.06 * (single.index(name) - (len(single) - 1) / 2) * (key == "budget")
-                axis.errorbar(x, share, [share - low, high - share], label=name, capsize=3, **style)
-            else:
-                axis.plot(x, share, label=name, markersize=5, linewidth=3 if front else 1.3, zorder=2 + front, **style)
-                axis.fill_between(x, low, high, color=style["color"], alpha=0.2 if front else 0.05)
+    figure, axes = _axes("By generations", "By tokens", width=12, height=4.2, words=words)
+    budget = sorted(len(curve) for curve in curves.values())[-2:][0]
+    left = {name: [p["pass_at_1"] for p in curve[:budget]] for name, curve in curves.items()}
+    labels = _on_top({name: values if len(values) > 1 else [float(i)] for i, (name, values) in enumerate(left.items())})
+    order = sorted(curves, key=lambda name: -left[name][-1])
+    for name in order:
+        index = list(names).index(name)
+        style = {"color": MANY[index], "marker": MARKERS[index], "markersize": 5}
+        style["label"] = labels[name][1] + " (band)" * (name in bands)
+        front = name in bands[:1]
+        for axis, key, last in zip(axes, ("budget", "tokens"), (budget, None), strict=True):
+            curve = curves[name][:last]
+            x = [point[key] for point in curve]
+            share, low, high = (100 * np.array([point[k] for point in curve]) for k in ("pass_at_1", "low", "high"))
+            line = labels[name][0] if len(curve) > 1 else ""
+            axis.plot(x, share, linestyle=line, linewidth=2.5 if front else 1.4, zorder=4 if front else 3, **style)
+            if name in bands:
+                axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes[0].set(xlabel="code generations allowed per problem", ylabel="Pass@1 (%)")
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_xticks(range(1, budget + 1))
     axes[1].set(xlabel="LLM tokens spent per problem, prompts included", xlim=(0, None))
-    by_name = dict(zip(*axes[1].get_legend_handles_labels()[::-1], strict=True))
-    axes[1].legend([by_name[n] for n in curves], list(curves), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle(f"Solved share against budget: {words}", fontsize=10)
+    _legend(axes[1])
     return figure
 
 
-def learning_curves(metrics: Mapping[int, Rows], words: str, window: int = 5) -> Figure:
-    """Solved share and mean return of the training episodes, each seed (running mean) and the mean over seeds."""
-    figure, axes = _axes(2, 10)
+def learning_curves(metrics: Mapping[int, Rows], words: str) -> Figure:
+    """Solved share and mean return of the training episodes: running mean of each seed, and the mean over seeds."""
+    titles = "Solved while training", "Return while training"
+    figure, axes = _axes(*titles, width=10, words=f"{words}; running mean of 5 updates")
     shortest = min(len(rows) for rows in metrics.values())
     for axis, key, factor, label in (
         (axes[0], "solved_visible", 100, "solved on visible asserts (%)"),
         (axes[1], "mean_return", 1, "mean return of an episode"),
     ):
-        smooth: list[list[float]] = []
-        for rows in metrics.values():
-            values = [factor * row[key] for row in rows]
-            smooth.append([np.mean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))])
-            episodes = [row["episodes"] for row in rows]
-            first = "_" * bool(smooth[1:])  # a label that starts so stands in no legend
-            axis.plot(episodes, values, "o", color=COLOURS[5], alpha=0.35, markersize=3, label=f"{first}one update")
-            axis.plot(episodes, smooth[-1], color=COLOURS[0], alpha=0.4, linewidth=1, label=f"{first}one seed")
-        mean = np.mean([line[:shortest] for line in smooth], 0)
-        axis.plot(episodes[:shortest], mean, color=COLOURS[0], linewidth=2.5, label="mean of the seeds")
+        smooth = []
+        for i, (seed, rows) in enumerate(metrics.items()):
+            smooth.append(_running([factor * row[key] for row in rows]))
+            style = {"color": COLOURS[i % 6], "linestyle": LINES[1:][i % 4], "linewidth": 1.2, "label": f"seed {seed}"}
+            axis.plot([row["episodes"] for row in rows], smooth[-1], **style)
+        if len(smooth) > 1:
+            episodes = [row["episodes"] for row in next(iter(metrics.values()))[:shortest]]
+            mean = np.mean([line[:shortest] for line in smooth], 0)
+            axis.plot(episodes, mean, color="black", linewidth=2.5, label="mean of the seeds")
         axis.set(xlabel="training episodes", ylabel=label)
-    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle(f"Training, running mean of {window} updates: {words}", fontsize=10)
+    _legend(axes[1])
     return figure
 
 
 def action_shares(steps: Mapping[str, Any], errors: Mapping[str, Any], actions: Sequence[str], words: str) -> Figure:
-    """Share of each action by step, and by the kind of error before it; values are counts by action."""
-    figure, axes = _axes(2, 11)
-    for axis, groups, label in (
-        (axes[0], steps, "step of the episode"),
-        (axes[1], errors, "kind of error that the agent saw before it acted"),
-    ):
-        labels = [f"{name}\nn = {sum(counts)}" for name, counts in groups.items()]
-        heights = {
-            name: [100 * counts[i] / sum(counts) for counts in groups.values()] for i, name in enumerate(actions)
-        }
-        _stacked(axis, labels, heights)
-        axis.set(xlabel=label, ylim=(0, 100))
+    """Share of each action by step, and by the kind of error before it, one bar a seed.
+
+    ``steps``, ``errors``: counts by action, by group and seed.
+    """
+    titles = "By step of the episode", "By the error seen before"
+    figure, axes = _axes(*titles, width=11, words=words)
+    for axis, groups, label in zip(axes, (steps, errors), ("step", "kind of error"), strict=True):
+        positions: list[float] = []
+        ticks, bars = [], []
+        for group, seeds in groups.items():
+            start = positions[-1] + 1.8 if positions else 0.0
+            middle = list(seeds)[len(seeds) // 2]
+            for offset, (seed, counts) in enumerate(seeds.items()):
+                positions.append(start + offset)
+                ticks.append(f"{seed}\n{group}" if seed == middle else str(seed))
+                bars.append(counts)
+        _stacked(axis, positions, bars, actions)
+        axis.set_xticks(positions, ticks)
+        axis.set(xlabel=f"seed, and {label}", ylim=(0, 100))
     axes[0].set(ylabel="share of actions (%)")
-    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle(f"What the agent picks: {words}", fontsize=10)
+    _legend(axes[1])
     return figure
 
 
-def failure_kinds(shares: Mapping[str, Mapping[str, float]], words: str) -> Figure:
-    """Problems by strategy: solved, and the kind of the first failure of the submitted program."""
-    figure, (axis,) = _axes(1, 8.5)
-    figure.set_figheight(1.5 + 0.28 * len(shares))
-    kinds = list(next(iter(shares.values())))
-    heights = {kind or "solved": [100 * row[kind] for row in shares.values()] for kind in kinds}
-    _stacked(axis, list(shares), heights, horizontal=True)
+def failure_kinds(shares: Mapping[str, tuple[Mapping[str, float], Sequence[float]]], words: str) -> Figure:
+    """Problems by strategy: solved (a tick for each seed), and the kind of the first failure of the submitted program."""
+    figure, (axis,) = _axes(
+        "What became of the submitted programs", width=8.5, height=1.7 + 0.28 * len(shares), words=words
+    )
+    kinds = list(next(iter(shares.values()))[0])
+    bars = [[row[kind] for kind in kinds] for row, _ in shares.values()]
+    _stacked(axis, range(len(shares)), bars, [kind or "solved" for kind in kinds], horizontal=True)
+    for i, (_, seeds) in enumerate(shares.values()):
+        label = "solved, each seed" if i == 0 else None
+        axis.plot(100 * np.array(seeds), [i] * len(seeds), "|", color="black", markersize=11, label=label)
+    axis.set_yticks(range(len(shares)), list(shares))
     axis.set(xlabel="share of problems (%)", xlim=(0, 100))
     axis.invert_yaxis()
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle(f"What became of the submitted programs\n{words}", fontsize=10)
+    _legend(axis)
     return figure
 
 
 def gaps(found: Mapping[str, Any], words: str) -> Figure:
     """By strategy, the share of problems that look solved by the visible asserts and are not, with its interval."""
-    figure, (axis,) = _axes(1, 8.5)
-    figure.set_figheight(1.5 + 0.28 * len(found))
+    figure, (axis,) = _axes("Visible minus hidden", width=8.5, height=1.7 + 0.28 * len(found), words=words)
     gap, low, high = 100 * np.array([(row[2], *row[3]) for row in found.values()]).T
-    axis.errorbar(gap, list(found), xerr=[gap - low, high - gap], fmt="o", color=COLOURS[1], capsize=3)
+    axis.errorbar(gap, list(found), xerr=[gap - low, high - gap], fmt="o", color=COLOURS[0], capsize=3)
     axis.set(xlabel="pass all visible asserts, fail another (% of problems)", xlim=(0, None))
     axis.invert_yaxis()
     axis.margins(y=0.1)
-    figure.suptitle(f"Visible minus hidden\n{words}", fontsize=10)
+    return figure
+
+
+def coverage(bounds: Sequence[tuple[int, float, float]], words: str) -> Figure:
+    """Between which bounds the share of problems lies of which any of k draws of resampling is right."""
+    figure, (axis,) = _axes("Coverage of resampling", words=words)
+    k, low, high = np.array(bounds).T
+    axis.fill_between(k, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
+    axis.plot(k, 100 * high, "^--", color=COLOURS[1], markersize=4, label="upper bound: a visible pass among k")
+    axis.plot(k, 100 * low, "o-", color=COLOURS[0], markersize=4, label="lower bound: Pass@1 with k draws")
+    axis.set(xlabel="draws k", ylabel="share of problems (%)")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axis, beside=False)
+    return figure
+
+
+def pass_at_k(curves: Mapping[str, Sequence[tuple[int, float, float, float]]], words: str) -> Figure:
+    """Unbiased pass@k of each action's first attempts in the bank, with the band of the first."""
+    figure, (axis,) = _axes("pass@k of the bank's first attempts", words=words)
+    for i, (name, points) in enumerate(curves.items()):
+        k, share, low, high = np.array(points).T
+        axis.plot(
+            k, 100 * share, marker=MARKERS[i], linestyle=LINES[i], color=COLOURS[i], label=name + " (band)" * (i == 0)
+        )
+        if i == 0:
+            axis.fill_between(k, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
+    axis.set(xlabel="draws k", ylabel="pass@k (%)")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axis, beside=False)
     return figure
 
 
 def _stacked(
-    axis: Any, labels: Sequence[str], heights: Mapping[str, Sequence[float]], horizontal: bool = False
+    axis: Any,
+    positions: Sequence[float],
+    bars: Iterable[Sequence[float]],
+    names: Sequence[str],
+    horizontal: bool = False,
 ) -> None:
-    before = np.zeros(len(labels))
-    axis.set_axisbelow(True)
-    hatches = ("", "//", "..", "xx", "\\\\")
-    for (name, values), colour, hatch in zip(heights.items(), COLOURS, hatches, strict=False):
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": name}
+    """Bars of shares that sum to 100 %, one at each position; ``bars``: counts or shares by name."""
+    heights = np.array([100 * np.asarray(bar) / np.sum(bar) for bar in bars]).reshape(len(positions), len(names)).T
+    before = np.zeros(len(positions))
+    for name, height, colour, hatch in zip(names, heights, COLOURS, HATCHES, strict=False):
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5, "label": name}
         if horizontal:
-            axis.barh(labels, values, left=before, **style)
+            axis.barh(positions, height, left=before, height=0.75, **style)
         else:
-            axis.bar(labels, values, bottom=before, **style)
-        before += values
+            axis.bar(positions, height, bottom=before, width=0.85, **style)
+        before += height

@@ -8,6 +8,7 @@ Nothing here loads a model or torch.
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,17 +36,25 @@ CONTROLS = {  # what any claim must beat, and the agent's other way to act
     "ppo_sampled": "RL Agent (PPO, actions sampled)",
     "resampling": "I.i.d. resampling",
     "fixed_action": "Best fixed action",
+    "mixture": "Best fixed mixture",
     "schedule": "Tuned fixed schedule",
+    "stopping": "Best fixed number of attempts",
     "bandit": "Contextual bandit",
 }
 TITLES = {**PUBLISHED, **CONTROLS}
-AGENT = "ppo"
-ACTIONS = ("direct generation", "genetic mutation", "semantic rewriting")  # an attempt's ``action``
+AGENT, RESAMPLING, BANK = "ppo", "resampling", "bank"  # the bank is no row: draws of every action on training problems
+ACTIONS = {  # an attempt's ``action`` is the place in this list; a run allows some of them
+    "direct": "direct generation",
+    "mutation": "genetic mutation",
+    "rewriting": "semantic rewriting",
+    "repair": "repair",
+    "stop": "stop",
+}
 ONE_ATTEMPT = ("direct", "mutation", "rewriting")  # their budget is 1 by definition
-EQUAL_BUDGET = ("random", "resampling", "fixed_action", "schedule", "bandit")  # any claim must beat all of these
+EQUAL_BUDGET = ("random", RESAMPLING, "fixed_action", "mixture", "schedule", "stopping", "bandit")  # a claim beats all
 OWN_SETTINGS = ("epic", "reflexion")  # define some settings themselves: the row is marked
 LEARNED = ("ppo", "ppo_sampled", "bandit")
-TUNED = (*LEARNED, "fixed_action", "schedule")  # spend something before they are scored
+TUNED = (*LEARNED, "fixed_action", "mixture", "schedule", "stopping")  # spend something before they are scored
 NEEDS_SEEDS = (*TUNED, "random")  # what they choose depends on the seed
 SEEDS_WANTED = 3
 
@@ -55,21 +64,22 @@ _NEEDED = (
 )
 _PER_RUN = "strategy seed own_settings tuning train_limit eval_limit num_envs batch_size device"
 _LEARNING = (
-    "train train_problems max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatches value_coef "
+    "train train_problems max_episodes episodes_per_update learning_rate gamma gae_lambda clip_epsilon update_epochs minibatch_size value_coef "
     "entropy_coef max_grad_norm hidden_size success_reward penalty_scale reward_scale updates_ahead "
-    "synthetic_updates eval_frequency eval_episodes"
+    "synthetic_updates eval_frequency eval_episodes observation"
 )
 _NEVER_OWN = "problems eval_split visible_tests code_model max_steps task_ids scored preamble timeout_seconds"
 _SLIM = (
     "phase strategy seed task_id attempt action visible_mask scored_mask outcomes prompt_tokens completion_tokens "
     "rewriter_calls rewriter_prompt_tokens rewriter_completion_tokens"
 )
-_OWN = {"own_settings", "tuning"}
 PER_RUN = set(_PER_RUN.split())  # may differ between any two runs of a column
 LEARNING = set(_LEARNING.split())  # may differ between strategies, not between seeds of one
 NEVER_OWN = set(_NEVER_OWN.split())  # no strategy may define these itself
-SLIM = tuple(_SLIM.split())  # what scores and figures read of an attempt: all that is kept in results/
-SLIM_OPTIONAL = ("hands_in",)  # only in rows of methods that choose themselves (scoring.submitted)
+SLIM = tuple(_SLIM.split())  # what scores and figures read of an attempt
+SLIM_OPTIONAL = ("visit", "after", "schedule", "hands_in")  # of training, the bank, a search, and scoring.submitted
+TEXTS = ("prompt", "code")  # kept of the project's own problems only
+TRAINING = "attempts.train.jsonl.gz"  # where results/ keeps the attempts that are not scored
 KINDS = ("syntax", "error", "wrong answer", "time-out")
 _KIND = {"compile_error": "syntax", "wrong_value": "wrong answer", "timeout": "time-out"}
 
@@ -77,10 +87,10 @@ Matrix = NDArray[np.float64]
 Row = Mapping[str, Any]
 
 
-def slim(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The evaluated attempts, without prompts, programs and feedback: small enough to commit."""
-    kept = (row for row in rows if row["phase"] == "eval")
-    return [{n: row[n] for n in SLIM} | {n: row[n] for n in SLIM_OPTIONAL if n in row} for row in kept]
+def slim(rows: Iterable[Row], texts: bool = False) -> list[dict[str, Any]]:
+    """Attempts without feedback, and without prompts and programs unless ``texts``: small enough to commit."""
+    more = (*SLIM_OPTIONAL, *TEXTS) if texts else SLIM_OPTIONAL
+    return [{n: row[n] for n in SLIM} | {n: row[n] for n in more if n in row} for row in rows]
 
 
 def failure(outcomes: Sequence[str]) -> str:
@@ -95,12 +105,18 @@ def failure(outcomes: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class RunDir:
-    """One complete run directory; ``attempts`` are its evaluated attempts in the slim form."""
+    """One complete run directory.
+
+    ``attempts``: the scored ones in the slim form, with prompt and program where they were kept; ``before``: those of
+    training, of a choice or of the bank; ``stops``: where the agent gave a scored problem up.
+    """
 
     path: Path
     config: dict[str, Any]
     summary: dict[str, Any]
     attempts: list[dict[str, Any]]
+    before: list[dict[str, Any]]
+    stops: list[dict[str, Any]]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -114,12 +130,18 @@ class RunDir:
     def settings(self) -> dict[str, Any]:
         """What other runs must agree with: the identity, and what the models and the tagger turned out to be.
 
-        Notebook 01, which knows one form of prompt only, does not name it.
+        Notebook 01, which knows one form of prompt only, does not name it, nor old runs what could not be chosen then.
         """
         models = {role: self.config[role] for role in ("code", "rewriter") if role in self.config}
         found = {f"{role} {what}": m[what] for role, m in models.items() for what in ("revision", "dtype") if what in m}
         found |= {name: self.config[name] for name in ("tagger",) if name in self.config}
-        return {"prompt_form": "completion", **self.identity, **found}
+        before = {"prompt_form": "completion", "observation": "full", "actions": ",".join(self.actions)}
+        return {**before, **self.identity, **found}
+
+    @property
+    def actions(self) -> list[str]:
+        """The names of the actions that it allows; runs from before there was a choice do not say."""
+        return [name.strip() for name in self.identity.get("actions", "direct,mutation,rewriting").split(",")]
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per PPO update of a run of the agent."""
@@ -139,10 +161,16 @@ def read_run(path: str | Path) -> RunDir:
         raise RunError(f"{path}: no {', '.join(missing)}, so nothing can be counted; left out")
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8-sig"))
     try:
-        attempts = slim(read_rows(path / "attempts.jsonl"))
-    except (ValueError, KeyError, TypeError) as error:
+        rows = read_rows(path / "attempts.jsonl")
+        attempts = slim((row for row in rows if row["phase"] == "eval"), texts=True)
+        if (path / TRAINING).exists():
+            with gzip.open(path / TRAINING, "rt", encoding="utf-8") as file:
+                rows += map(json.loads, file)
+        before = slim(row for row in rows if row["phase"] != "eval")
+        stops = read_rows(path / "stops.jsonl") if (path / "stops.jsonl").exists() else []
+    except (ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile) as error:
         raise RunError(f"{path}: attempts.jsonl holds a row that is no attempt ({error}); left out") from None
-    return RunDir(path, config, summary, attempts)
+    return RunDir(path, config, summary, attempts, before, [row for row in stops if row["phase"] == "eval"])
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -178,7 +206,7 @@ def differences(run: RunDir, reference: RunDir) -> list[str]:
     if run.strategy in TUNED and reference.strategy in TUNED:
         excused = excused - {"max_episodes"}  # what the agent's training may pay for is what their choice may cost
     if run.strategy in LEARNED and reference.strategy in LEARNED:
-        excused = excused - {"train"}
+        excused = excused - {"train", "observation"}
     if run.strategy in ONE_ATTEMPT:
         excused = excused | {"max_steps"}
     if run.strategy in OWN_SETTINGS:
@@ -207,7 +235,7 @@ class Entry:
     task_ids: list[int]
     budget: int
     runs: dict[int, RunDir] = field(default_factory=dict)
-    attempts: dict[int, dict[int, list[Row]]] = field(default_factory=dict)  # by seed, by problem, up to the budget
+    attempts: dict[int, dict[int, list[Row]]] = field(default_factory=dict)  # by seed, by problem, past the budget too
 
     @property
     def seeds(self) -> list[int]:
@@ -217,11 +245,19 @@ class Entry:
     def own_settings(self) -> dict[str, Any]:
         return self.runs[self.seeds[0]].identity.get("own_settings") or {}
 
+    @property
+    def longest(self) -> int:
+        """The most generations that a problem got: more than the budget where a run went on past it."""
+        return max(len(rows) for groups in self.attempts.values() for rows in groups.values())
+
+    def groups(self, budget: int | None = None) -> list[list[list[Row]]]:
+        """The attempts of each problem, [seeds][problems][attempts], had the budget been this one."""
+        last = self.budget if budget is None else budget
+        return [[self.attempts[seed][task][:last] for task in self.task_ids] for seed in self.seeds]
+
     def submissions(self, budget: int | None = None) -> list[list[Row]]:
-        """The submitted attempt of each problem, [seeds][problems], had the budget been this small."""
-        return [
-            [scoring.submitted(self.attempts[seed][task][:budget]) for task in self.task_ids] for seed in self.seeds
-        ]
+        """The submitted attempt of each problem, [seeds][problems]."""
+        return [[scoring.submitted(rows) for rows in problems] for problems in self.groups(budget)]
 
     def solved(self, budget: int | None = None) -> Matrix:
         """1 where the submission passes every scored assert, else 0; [seeds, problems]."""
@@ -231,20 +267,15 @@ class Entry:
         """Share of scored asserts that the submission passes; [seeds, problems]."""
         return np.array([[scoring.share(row["scored_mask"]) for row in rows] for rows in self.submissions()])
 
-    def best(self) -> Matrix:
-        """Largest share of scored asserts that any attempt passes: a perfect choice among them; [seeds, problems]."""
-        each = [[self.attempts[seed][task] for task in self.task_ids] for seed in self.seeds]
-        return np.array([[max(scoring.share(r["scored_mask"]) for r in rows) for rows in seed] for seed in each])
-
-    def looks_solved(self) -> tuple[Matrix, Matrix]:
+    def looks_solved(self, budget: int | None = None) -> tuple[Matrix, Matrix]:
         """Where the submission passes all visible asserts, and where it passes all asserts; [seeds, problems]."""
-        rows = self.submissions()
+        rows = self.submissions(budget)
         visible = [[float(all(row["visible_mask"])) for row in seed] for seed in rows]
         return np.array(visible), np.array([[float(set(row["outcomes"]) == {"pass"}) for row in s] for s in rows])
 
     def rows(self, budget: int | None = None) -> list[Row]:
         """All attempts, of all seeds, at most ``budget`` of each problem."""
-        return [row for seed in self.seeds for group in self.attempts[seed].values() for row in group[:budget]]
+        return [row for problems in self.groups(budget) for group in problems for row in group]
 
     def tokens(self, budget: int | None = None) -> float:
         """Tokens of code model and rewriter, prompts included, per problem."""
@@ -276,6 +307,16 @@ class Column:
     repeats: list[Path] = field(default_factory=list)  # runs left out: their seed is there, with the same attempts
 
     @property
+    def strategies(self) -> list[str]:
+        """The rows that a column like this one has: without "stop" no number of attempts is chosen."""
+        return [name for name in TITLES if name != "stopping" or "stop" in self.reference.actions]
+
+    def best_control(self) -> str | None:
+        """The control of equal budget with the highest Pass@1; choosing it on the same problems favours it."""
+        there = [name for name in EQUAL_BUDGET if name in self.entries]
+        return max(there, key=lambda name: self.entries[name].solved().mean(), default=None)
+
+    @property
     def parts(self) -> list[str]:
         """What a title may name, the first two always."""
         s = self.reference.settings
@@ -285,7 +326,8 @@ class Column:
         trained = f"{s.get('max_episodes')} training episodes"
         trained += f" of {Path(s['train_problems']).name}" if s.get("train_problems") else ""
         rewriter = f"rewriter {model_label(s['rewriter_model'])}"
-        return [model, f"budget {s['max_steps']}", shown, problems, rewriter, trained]
+        more = [f"actions {', '.join(self.reference.actions)}", f"observation {s.get('observation', 'full')}"]
+        return [model, f"budget {s['max_steps']}", shown, problems, rewriter, trained, *more]
 
     @property
     def words(self) -> str:
@@ -297,7 +339,7 @@ class Column:
 
 def _name(found: Sequence[Column]) -> None:
     """Titles as short as they can be while all differ, numbered where nothing shown tells them apart."""
-    for count in range(2, 7):
+    for count in range(2, 9):
         for column in found:
             column.title = ", ".join(column.parts[:count])
         if len({column.title for column in found}) == len(found):
@@ -309,9 +351,10 @@ def _name(found: Sequence[Column]) -> None:
 def columns(runs: Sequence[RunDir]) -> tuple[list[Column], list[str]]:
     """The columns that the agent's runs open, leak-free ones first, and a sentence on each run that is in none.
 
-    A run that only repeats another has no sentence, but stands among the column's ``repeats``. Without any run of the
-    agent there is one column, of the largest set of runs that may be compared.
+    A run that only repeats another has no sentence, but stands among the column's ``repeats``; a bank has none either.
+    Without any run of the agent there is one column, of the largest set of runs that may be compared.
     """
+    runs = [run for run in runs if run.strategy != BANK]
     openers = [run for run in runs if run.strategy == AGENT]
     if not openers and runs:
         openers = [max(runs, key=lambda opener: sum(not differences(run, opener) for run in runs))]
@@ -346,12 +389,15 @@ def _place(run: RunDir, column: Column) -> list[str]:
         entry = column.entries.get(name) or Entry(name, run.identity["task_ids"], budget)
         if reason := _obstacle(run, column, entry, rows):
             notes.append(f"{run.path}, {name}: {reason}")
-        elif seed in entry.runs:  # other attempts would have been an obstacle
+            continue
+        groups, there = scoring.by_problem(rows), entry.attempts.get(seed, {})
+        if there and len(rows) <= sum(map(len, there.values())):  # other attempts would have been an obstacle
             column.repeats.append(run.path)
-        else:
-            column.entries[name] = entry
-            column.asserts |= {row["task_id"]: _asserts(row) for row in rows}
-            entry.runs[seed], entry.attempts[seed] = run, scoring.by_problem(rows, budget)
+            continue
+        column.repeats += [entry.runs[seed].path] if there else []  # the same up to the budget, and no further
+        column.entries[name] = entry
+        column.asserts |= {row["task_id"]: _asserts(row) for row in rows}
+        entry.runs[seed], entry.attempts[seed] = run, groups
     return notes
 
 
@@ -361,8 +407,9 @@ def _asserts(row: Row) -> tuple[int, int]:
 
 def _obstacle(run: RunDir, column: Column, entry: Entry, rows: list[dict[str, Any]]) -> str:
     """Why these attempts cannot stand in the column as this row; empty if they can."""
+    stated = run.summary.get("scores", {}).get(entry.strategy, {})
     try:
-        scores = scoring.score(rows, entry.task_ids, entry.budget)
+        scores = scoring.score(rows, entry.task_ids, stated.get("budget", entry.budget))
     except ValueError as error:
         return f"{error}; left out"
     for task, attempts in scoring.by_problem(rows).items():
@@ -370,19 +417,23 @@ def _obstacle(run: RunDir, column: Column, entry: Entry, rows: list[dict[str, An
             return f"the attempts of problem {task} are not numbered 0, 1, 2, ...; left out"
         if {_asserts(row) for row in attempts} != {column.asserts.get(task, _asserts(attempts[0]))}:
             return f"problem {task} has other visible or scored asserts than in the rows before it; left out"
-    stated = run.summary.get("scores", {}).get(entry.strategy, {}).get("solved", scores["solved"])
-    if stated != scores["solved"]:
-        return f"summary.json says {stated} solved, attempts.jsonl {scores['solved']}; left out"
+    if stated.get("solved", scores["solved"]) != scores["solved"]:
+        return f"summary.json says {stated['solved']} solved, attempts.jsonl {scores['solved']}; left out"
     if entry.runs:
         other = next(iter(entry.runs.values()))
         learned = run.strategy in LEARNED
         keys = (run.settings.keys() & other.settings.keys()) - PER_RUN - (set() if learned else LEARNING)
-        names = sorted(k for k in keys | _OWN if (run.settings.get(k) or {}) != (other.settings.get(k) or {}))
+        keys |= {"tuning", "own_settings"} if run.strategy in OWN_SETTINGS else {"tuning"}  # else of its definition
+        names = sorted(k for k in keys if (run.settings.get(k) or {}) != (other.settings.get(k) or {}))
         if names:
             return f"not one row with {other.path}, {words(run, other, names)}; listed apart"
     if first := entry.runs.get(run.identity["seed"]):
-        theirs = scoring.by_problem(row for row in first.attempts if row["strategy"] == entry.strategy)
-        ours, differ = scoring.by_problem(rows), 0
+        names = [*SLIM, "hands_in"]  # not the texts: one of the two may have been kept without
+        ours, theirs = (
+            scoring.by_problem(({n: r[n] for n in names if n in r} for r in found), entry.budget)
+            for found in (rows, (row for row in first.attempts if row["strategy"] == entry.strategy))
+        )
+        differ = 0
         for task in ours:
             one, two = (scoring.submitted(group[task])["scored_mask"] for group in (ours, theirs))
             differ += all(one) != all(two)

@@ -1,4 +1,4 @@
-"""Scores from attempts: what is submitted, Pass@1, SoftPass@1, intervals, solved share against budget.
+"""Scores from attempts: what is submitted, Pass@1, SoftPass@1, intervals, solved share against budget, pass@k.
 
 An attempt is a row of ``attempts.jsonl``: ``task_id``, ``attempt`` (0, 1, ...), ``visible_mask``, ``scored_mask``,
 ``code`` and costs. Masks are lists of 0/1, one entry per assert.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist, fmean
@@ -60,8 +61,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 def score(rows: Iterable[Row], task_ids: Sequence[int], budget: int | None = None) -> dict[str, Any]:
     """Scores of one strategy over exactly ``task_ids``; raises ``ValueError`` when a problem is missing or extra.
 
-    Shares are in [0, 1]. ``oracle`` is the share of problems of which any attempt passes all scored asserts: what a
-    perfect choice of the submitted program would reach.
+    Shares are in [0, 1].
     """
     groups = by_problem(rows, budget)
     if set(groups) != set(task_ids) or len(set(task_ids)) != len(task_ids):
@@ -77,7 +77,6 @@ def score(rows: Iterable[Row], task_ids: Sequence[int], budget: int | None = Non
         "pass_at_1_interval": wilson(solved, n),
         "soft_pass_at_1": fmean(share(row["scored_mask"]) for row in final.values()),
         "visible_pass": sum(all(row["visible_mask"]) for row in final.values()) / n,
-        "oracle": sum(any(all(row["scored_mask"]) for row in group) for group in groups.values()) / n,
         "budget": budget if budget is not None else max(len(group) for group in groups.values()),
         **cost(used),
     }
@@ -91,6 +90,16 @@ def cost(rows: Iterable[Row]) -> dict[str, int]:
     return dict(zip(COSTS, (len(rows), sum(row["rewriter_calls"] for row in rows), code, rewriter), strict=True))
 
 
+def pass_at_k(draws: int, right: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of ``k`` draws is right (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+
+    ``right`` of ``draws`` independent draws were: one less the share of the sets of k of them without a right one.
+    """
+    if not 0 <= right <= draws or not 1 <= k <= draws:
+        raise ValueError(f"pass@{k} cannot be estimated from {right} right of {draws} draws")
+    return 1 - math.comb(draws - right, k) / math.comb(draws, k)
+
+
 def budget_curve(rows: Iterable[Row], task_ids: Sequence[int], budget: int) -> list[dict[str, Any]]:
     """:func:`score` at budgets 1..``budget``: had the strategy been stopped after that many generations a problem."""
     rows = list(rows)
@@ -99,14 +108,14 @@ def budget_curve(rows: Iterable[Row], task_ids: Sequence[int], budget: int) -> l
 
 def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     """Scores by strategy as text, one line each, with the 95 % Wilson interval of Pass@1 and the costs."""
-    head = f"{'strategy':18s} {'budget':>6s} {'Pass@1':>7s}  {'95 % interval':15s} {'SoftPass@1':>10s} {'oracle':>7s}"
+    head = f"{'strategy':18s} {'budget':>6s} {'Pass@1':>7s}  {'95 % interval':15s} {'SoftPass@1':>10s}"
     lines = [f"{head} {'generations':>11s} {'rewriter calls':>14s} {'tokens':>8s}"]
     for name, s in scores.items():
         low, high = s["pass_at_1_interval"]
         interval = f"[{low:.1%}, {high:.1%}]"
         line = f"{name:18s} {s['budget']:6d} {s['pass_at_1']:7.1%}  {interval:15s} {s['soft_pass_at_1']:10.1%}"
         tokens = s["code_tokens"] + s["rewriter_tokens"]
-        lines.append(f"{line} {s['oracle']:7.1%} {s['generations']:11d} {s['rewriter_calls']:14d} {tokens:8d}")
+        lines.append(f"{line} {s['generations']:11d} {s['rewriter_calls']:14d} {tokens:8d}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Statistics of paired outcomes: exact McNemar, Holm, and bootstraps that resample problems and seeds.
+"""Statistics of paired outcomes: exact McNemar, Holm, bootstraps that resample problems and seeds, and power.
 
 Outcomes of one strategy are an array [seeds, problems]: solved (0 or 1) or the share of asserts passed. The same column
 is the same problem everywhere. Wilson's interval is in :mod:`scoring`.
@@ -6,8 +6,11 @@ is the same problem everywhere. Wilson's interval is in :mod:`scoring`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,10 +68,16 @@ def bootstrap_means(values: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
     array = _matrix(values)
     if resamples < 1:
         raise ValueError(f"resamples = {resamples} must be more than 0")
-    rng, (seeds, problems) = np.random.default_rng(seed), array.shape
-    columns = rng.multinomial(problems, np.full(problems, 1 / problems), size=resamples) / problems
-    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    columns, rows = _draws(seed, resamples, *array.shape)
     return np.einsum("rs,rs->r", rows, columns @ array.T)
+
+
+@functools.lru_cache(maxsize=4)  # every cell of a table asks for the same ones, and they take longer than the means
+def _draws(seed: int, resamples: int, seeds: int, problems: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights of the problems [resamples, problems] and of the seeds [resamples, seeds]."""
+    rng = np.random.default_rng(seed)
+    columns = rng.multinomial(problems, np.full(problems, 1 / problems), size=resamples) / problems
+    return columns, rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
 
 
 def bootstrap_interval(
@@ -98,6 +107,39 @@ def paired_bootstrap(
     """Mean of ``first - second`` and its percentile interval; two arrays [seeds, problems], paired in both."""
     a, b = _paired(first, second)
     return (float((a - b).mean()), *bootstrap_interval(a - b, seed, resamples, confidence))
+
+
+class Variances(NamedTuple):
+    """Variance of outcomes between seeds, between problems, and what is left; of single outcomes, in squared shares."""
+
+    seeds: float
+    problems: float
+    rest: float
+
+
+def variances(values: ArrayLike) -> Variances:
+    """Two-way random effects without repetition, by the mean squares; an array [seeds, problems], two problems or more.
+
+    An estimate below 0 is 0. With one seed all variance counts as that of problems: what seeds add cannot be seen.
+    """
+    array = _matrix(values)
+    seeds, problems = array.shape
+    if seeds == 1:
+        return Variances(0.0, float(array.var(ddof=1)), 0.0)
+    of_seeds, of_problems = array.mean(1, keepdims=True), array.mean(0, keepdims=True)
+    rest = ((array - of_seeds - of_problems + array.mean()) ** 2).sum() / ((seeds - 1) * (problems - 1))
+    between_seeds = problems * of_seeds.var(ddof=1) - rest
+    between_problems = seeds * of_problems.var(ddof=1) - rest
+    return Variances(max(0.0, between_seeds / problems), max(0.0, between_problems / seeds), float(rest))
+
+
+def detectable(found: Variances, seeds: int, problems: int, level: float = 0.05, power: float = 0.8) -> float:
+    """Smallest mean difference that a two-sided z-test at ``level`` finds with probability ``power``.
+
+    ``found``: variances of the paired differences; the test is over ``seeds`` x ``problems`` of them.
+    """
+    error = (found.seeds / seeds + found.problems / problems + found.rest / seeds / problems) ** 0.5
+    return (NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)) * error
 
 
 def _matrix(values: ArrayLike) -> NDArray[np.float64]:

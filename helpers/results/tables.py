@@ -1,4 +1,4 @@
-"""Tables of notebook 04: the published layout with intervals, costs, gaps, paired tests, and what is missing.
+"""Tables of notebook 04: the published layout with intervals, seeds, costs, retries, paired tests, and what is missing.
 
 Shares are shown in per cent. Every function takes the columns of :mod:`runs`.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from ..runs import write_atomically
 from ..settings import model_label
 from . import runs, statistics
-from .runs import AGENT, Column, Entry, ForeignResults
+from .runs import AGENT, RESAMPLING, Column, Entry, ForeignResults
 
 # The results table of the published README (github.com/promptoptrl/PROMIS), per cent.
 PUBLISHED_FILE = Path(__file__).resolve().parents[2] / "data" / "published_table.csv"
@@ -23,8 +25,8 @@ PUBLISHED_MODELS = {"codet5p": "CodeT5+ (published)", "codellama": "CodeLlama (p
 MEASURES = ("Pass@1", "SoftPass@1")
 FIELDS = ("column", "strategy", "measure", "per_cent", "low", "high", "n", "seeds")
 TEST_PROBLEMS = 500  # MBPP's test split
-ORACLE = "Oracle: the best attempt of the agent"
-EMPTY = "-"
+LEVEL = 0.05  # of Holm's p
+EMPTY, FROM_FILE = "-", "from a file"
 Bounds = tuple[float, float]
 
 
@@ -58,7 +60,17 @@ _LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", "".join(_LATEX.get(character, character) for character in text))
+
+
+def _mark_best(rows: list[list[str]], columns: Iterable[int]) -> None:
+    """Make the largest number that a cell of a column begins with bold, all of them on ties, in place."""
+    for column in columns:
+        found = {i: m[0] for i, row in enumerate(rows) if (m := re.match(r"[\d.]+", row[column]))}
+        best = max(map(float, found.values()), default=0.0)
+        for i, number in found.items():
+            if float(number) == best:
+                rows[i][column] = f"**{number}**{rows[i][column].removeprefix(number)}"
 
 
 # The table
@@ -75,8 +87,7 @@ class Cell:
 
     def __str__(self) -> str:
         low, high = self.interval
-        n = f"n = {self.n}" + (f" x {self.seeds} seeds" if self.seeds > 1 else "")
-        return f"{self.value:.1%} [{low:.1%}, {high:.1%}], {n}".replace("%", "")
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}]".replace("%", "")
 
 
 def cells(solved: runs.Matrix, soft: runs.Matrix, seed: int, resamples: int) -> tuple[Cell, Cell]:
@@ -105,26 +116,28 @@ Scores = dict[str, dict[str, tuple[Cell, Cell]]]  # by column title, by row titl
 
 
 def scores(columns: Sequence[Column], foreign: Sequence[ForeignResults], seed: int, resamples: int) -> Scores:
-    """Both measures of every row of every column, the oracle among them, and of the files from elsewhere."""
+    """Both measures of every row of every column, and of the files from elsewhere."""
     found: Scores = {}
     for column in columns:
         column_cells = found[column.title] = {}
         for name, entry in column.entries.items():
             column_cells[runs.TITLES[name]] = cells(entry.solved(), entry.soft(), seed, resamples)
-        if agent := column.entries.get(AGENT):
-            best = agent.best()
-            column_cells[ORACLE] = cells((best == 1).astype(float), best, seed, resamples)
     if foreign:
-        found["from a file"] = {
+        found[FROM_FILE] = {
             runs.TITLES.get(file.name, file.name): cells(file.solved, file.soft, seed, resamples) for file in foreign
         }
     return found
 
 
 def score_table(found: Scores, columns: Sequence[Column], with_published: bool) -> Table:
-    """Strategies x models x measures in the published layout: published figures, then ours, controls below."""
+    """Strategies x models x measures in the published layout: published figures, then ours, controls below.
+
+    The best of each column is bold. How many problems and seeds are behind a cell stands in the notes.
+    """
     old = published() if with_published else {}
-    names = dict.fromkeys([*runs.TITLES.values(), ORACLE, *(name for column in found.values() for name in column)])
+    unused = set(runs.TITLES) - {name for column in columns for name in column.strategies} if columns else {"stopping"}
+    titles = [title for name, title in runs.TITLES.items() if name not in unused]
+    names = dict.fromkeys([*titles, *(name for column in found.values() for name in column)])
     header = ["Strategy, per cent"] + [f"{title}: {measure}" for title in (*old, *found) for measure in MEASURES]
     marks = {(c.title, runs.TITLES[n]): "†" for c in columns for n in c.entries if n in runs.OWN_SETTINGS}
     keys, rows = {title: name for name, title in runs.TITLES.items()}, []
@@ -135,9 +148,20 @@ def score_table(found: Scores, columns: Sequence[Column], with_published: bool) 
         for title, column in found.items():
             row += [f"{cell}{marks.get((title, name), '')}" for cell in column[name]] if name in column else [EMPTY] * 2
         rows.append(row)
-    notes = [f"{column.title}: {', '.join(column.parts[2:])}." for column in columns]
+    _mark_best(rows, range(1, len(header)))
+    notes = [f"{column.title}: {', '.join(column.parts[2:])}; {_seeds(column)}." for column in columns]
+    from_file = (f"{name}, {pair[0].n} problems" for name, pair in found.get(FROM_FILE, {}).items())
+    notes += [f"{FROM_FILE}: {'; '.join(from_file)}."] if FROM_FILE in found else []
     notes += [f"† {line}" for column in columns for line in _own_settings(column)]
     return Table(header, rows, notes)
+
+
+def _seeds(column: Column) -> str:
+    """How many seeds a row has, and which rows have another number."""
+    counts = {name: len(entry.seeds) for name, entry in column.entries.items()}
+    usual = Counter(counts.values()).most_common(1)[0][0]
+    others = [f"{runs.TITLES[name]} {count}" for name, count in counts.items() if count != usual]
+    return f"{usual} seed{'s' * (usual > 1)} a row" + (f" ({', '.join(others)})" if others else "")
 
 
 def _own_settings(column: Column) -> list[str]:
@@ -186,18 +210,36 @@ def export(folder: str | Path, table: Table, rows: Sequence[Mapping[str, Any]]) 
     return paths
 
 
+def seed_table(columns: Sequence[Column]) -> Table:
+    """Pass@1 of each seed, the mean, and how far the seeds are apart, in points."""
+    seeds = sorted({seed for column in columns for entry in column.entries.values() for seed in entry.seeds})
+    header = ["Strategy, Pass@1 in per cent", *(f"seed {seed}" for seed in seeds), "mean", "largest less smallest"]
+    rows: list[list[str]] = []
+    for column in columns:
+        block = []
+        for name, entry in column.entries.items():
+            each = dict(zip(entry.seeds, 100 * entry.solved().mean(1), strict=True))
+            shown = [f"{each[seed]:.1f}" if seed in each else EMPTY for seed in seeds]
+            apart = max(each.values()) - min(each.values())
+            block.append([runs.TITLES[name], *shown, f"{sum(each.values()) / len(each):.1f}", f"{apart:.1f}"])
+        _mark_best(block, range(1, len(header) - 1))
+        rows += [[column.title, *[""] * (len(header) - 1)], *block]
+    return Table(header, rows)
+
+
 def cost_table(columns: Sequence[Column]) -> Table:
     """What each row spent, per problem and mean over seeds, and what was spent before the evaluation."""
-    header = ["Strategy", "budget", "generations", "rewriter calls", "tokens", "any attempt right, %", "before"]
-    rows = []
+    header = ["Strategy", "budget", "generations", "rewriter calls", "tokens", "before"]
+    rows, notes = [], []
     for column in columns:
-        rows.append([column.title, *[""] * 6])
+        rows.append([column.title, *[""] * 5])
         for name, entry in column.entries.items():
             attempts, count = entry.rows(), len(entry.seeds) * len(entry.task_ids)
             numbers = [len(attempts) / count, sum(row["rewriter_calls"] for row in attempts) / count]
             spent = [str(entry.budget), *(f"{x:.2f}" for x in numbers), f"{entry.tokens():.0f}"]
-            rows.append([runs.TITLES[name], *spent, f"{(entry.best() == 1).mean():.1%}"[:-1], _before(entry)])
-    return Table(header, rows)
+            rows.append([runs.TITLES[name], *spent, _before(entry)])
+            notes += [f"{runs.TITLES[name]} in {column.title}: {words}." for words in _in_detail(entry)]
+    return Table(header, rows, notes)
 
 
 def _before(entry: Entry) -> str:
@@ -205,59 +247,64 @@ def _before(entry: Entry) -> str:
     return words or ("not recorded" if entry.strategy in runs.TUNED else "")
 
 
-# What the figures draw
+def _in_detail(entry: Entry) -> list[str]:
+    """What a method did that no column of the table shows, over all seeds."""
+    lines, of_all = [], len(entry.seeds) * len(entry.task_ids)
+    stops = [row for run in entry.runs.values() for row in run.stops if row["strategy"] == entry.strategy]
+    if stops:
+        after = sum(row["attempt"] for row in stops) / len(stops)
+        lines.append(f"gave {len(stops)} of {of_all} problems up, after {after:.1f} attempts on average")
+    summaries = [run.summary for run in entry.runs.values()]
+    if searches := [summary["search"] for summary in summaries if "search" in summary]:
+        rewrites, mutants, reached = (
+            sum(search[name] for search in searches) for name in ("rewrites", "mutants", "problems_with_mutants")
+        )
+        lines.append(f"{rewrites} rewrites and {mutants} mutants were tried, mutants on {reached} of {of_all} problems")
+    if retries := [summary["retries"] for summary in summaries if "retries" in summary]:
+        made, solved = (sum(row[name] for row in retries) for name in ("retries", "solved"))
+        repeated = sum(row["repeated"] * row["retries"] for row in retries) / max(made, 1)
+        lines.append(f"of {made} retries {repeated:.0%} wrote the program before them again, and {solved} solved")
+    return lines
 
 
-def budget_curves(column: Column, seed: int, resamples: int) -> dict[str, list[dict[str, float]]]:
-    """Pass@1 with its interval, and tokens per problem, at each number of generations allowed, by strategy."""
-    curves: dict[str, list[dict[str, float]]] = {}
-    for name, entry in column.entries.items():
-        points = curves[runs.TITLES[name]] = []
-        for budget in range(1, entry.budget + 1):
-            solved = entry.solved(budget)
-            low, high = statistics.share_interval(solved, seed, resamples)
-            values = {"pass_at_1": solved.mean(), "low": low, "high": high, "tokens": entry.tokens(budget)}
-            points.append({"budget": budget, **values})
-    return curves
+def retry_table(columns: Sequence[Column]) -> Table:
+    """Points of Pass@1 that each further generation adds, and the share of the problems tried once more that it solves."""
+    budgets = range(2, max((entry.budget for column in columns for entry in column.entries.values()), default=1) + 1)
+    header = ["Strategy", "first attempt", *(f"attempt {budget}" for budget in budgets)]
+    rows: list[list[str]] = []
+    for column in columns:
+        block = []
+        for name, entry in column.entries.items():
+            gains = []
+            for budget in (b for b in budgets if b <= entry.budget):
+                gain = 100 * (entry.solved(budget).mean() - entry.solved(budget - 1).mean())
+                again = sum(len(rows) >= budget for seed in entry.groups() for rows in seed)
+                share = 100 * again / len(entry.seeds) / len(entry.task_ids)
+                gains.append(f"{gain:+.1f} ({100 * gain / share:.0f})" if again else EMPTY)
+            if gains:
+                missing = [EMPTY] * (len(budgets) - len(gains))
+                block.append([runs.TITLES[name], f"{100 * entry.solved(1).mean():.1f}", *gains, *missing])
+        rows += [[column.title, *[""] * (len(header) - 1)], *block]
+    return Table(header, rows)
 
 
-def action_counts(entry: Entry, actions: int = 3) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """How often each action was picked, by step and by the kind of error that the agent saw before it."""
-    steps: dict[str, list[int]] = {}
-    errors: dict[str, list[int]] = {kind: [0] * actions for kind in runs.KINDS}
-    for seed in entry.seeds:
-        for attempts in entry.attempts[seed].values():
-            for before, row in zip([None, *attempts], attempts, strict=False):
-                steps.setdefault(str(row["attempt"] + 1), [0] * actions)[row["action"]] += 1
-                if before:
-                    seen = runs.failure(before["outcomes"])  # visible asserts come first, and one of them failed
-                    errors.setdefault(seen, [0] * actions)[row["action"]] += 1
-    return dict(sorted(steps.items(), key=lambda item: int(item[0]))), {k: v for k, v in errors.items() if sum(v)}
+DIFFICULTY = {"hard": (0, 1 / 3), "middle": (1 / 3, 2 / 3), "easy": (2 / 3, 1.01)}  # share of the rows that solve it
 
 
-def failure_shares(column: Column) -> dict[str, dict[str, float]]:
-    """By strategy, the share of problems whose submission is right, and of each kind of its first scored failure."""
-    shares = {}
-    for name, entry in column.entries.items():
-        kinds = [
-            runs.failure(row["outcomes"][: len(row["scored_mask"])]) for rows in entry.submissions() for row in rows
-        ]
-        shares[runs.TITLES[name]] = {kind: kinds.count(kind) / len(kinds) for kind in ("", *runs.KINDS)}
-    return shares
-
-
-def gaps(column: Column, seed: int, resamples: int) -> dict[str, tuple[float, float, float, Bounds]]:
-    """By strategy: share that passes all visible asserts, share that passes all asserts, the gap and its interval.
-
-    The gap is a share too, of problems that only look solved.
-    """
-    found = {}
-    for name, entry in column.entries.items():
-        visible, everything = entry.looks_solved()
-        only = visible - everything
-        interval = statistics.share_interval(only, seed, resamples)
-        found[runs.TITLES[name]] = (float(visible.mean()), float(everything.mean()), float(only.mean()), interval)
-    return found
+def difficulty_table(columns: Sequence[Column]) -> Table:
+    """Pass@1 on hard, middle and easy problems of each column: by the share of all its rows, each its mean, that solve."""
+    rows: list[list[str]] = []
+    for column in columns:
+        share = sum(entry.solved().mean(0) for entry in column.entries.values()) / len(column.entries)
+        bins = [(low <= share) & (share < high) for low, high in DIFFICULTY.values()]
+        block = []
+        for name, entry in column.entries.items():
+            solved = entry.solved().mean(0)
+            values = [f"{100 * solved[inside].mean():.1f}" if inside.any() else EMPTY for inside in bins]
+            block.append([runs.TITLES[name], *values])
+        _mark_best(block, range(1, 4))
+        rows += [[column.title, *(f"n = {inside.sum()}" for inside in bins)], *block]
+    return Table(["Strategy, Pass@1 in per cent", *DIFFICULTY], rows)
 
 
 # Tests
@@ -265,7 +312,10 @@ def gaps(column: Column, seed: int, resamples: int) -> dict[str, tuple[float, fl
 
 @dataclass(frozen=True)
 class Comparison:
-    """The agent against one row of its column. ``difference``: agent minus row, as a share of problems."""
+    """Two rows of a column, problem by problem: the agent and ``strategy``, or ``strategy`` and resampling.
+
+    ``difference``: the first less the second, as a share of problems; ``spread``: variances of the paired differences.
+    """
 
     column: str
     strategy: str
@@ -276,57 +326,150 @@ class Comparison:
     difference: float
     interval: Bounds
     p: float
+    spread: statistics.Variances
+
+    @property
+    def points(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+    @property
+    def size(self) -> str:
+        return f"{self.n}" + (f" x {len(self.seeds)} seeds" if len(self.seeds) > 1 else "")
+
+    @property
+    def test(self) -> str:
+        """With several seeds the problem stays the unit, and McNemar's test becomes the sign test."""
+        return "sign test" if len(self.seeds) > 1 else "McNemar"
+
+
+def compare(
+    column: Column, strategy: str, first: Entry, second: Entry, seed: int, resamples: int, budget: int | None = None
+) -> Comparison | None:
+    """``first`` against ``second``, which has ``budget`` generations, over the seeds that both have; None without any."""
+    seeds = [s for s in first.seeds if s in second.seeds]
+    if not seeds:
+        return None
+    a, b = (
+        entry.solved(last)[[entry.seeds.index(s) for s in seeds]] for entry, last in ((first, None), (second, budget))
+    )
+    wins, losses = statistics.wins_and_losses(a, b)
+    difference, low, high = statistics.paired_bootstrap(a, b, seed, resamples)
+    p, spread = statistics.mcnemar_exact(wins, losses), statistics.variances(a - b)
+    return Comparison(column.title, strategy, seeds, a.shape[1], wins, losses, difference, (low, high), p, spread)
 
 
 def comparisons(columns: Sequence[Column], seed: int, resamples: int) -> list[Comparison]:
     """The agent against every other row, problem by problem, over the seeds that both have."""
-    found = []
-    for column in columns:
-        agent = column.entries.get(AGENT)
-        for name, other in column.entries.items():
-            seeds = [s for s in agent.seeds if s in other.seeds] if agent else []
-            if agent and seeds and name != AGENT:
-                a, b = (entry.solved()[[entry.seeds.index(s) for s in seeds]] for entry in (agent, other))
-                wins, losses = statistics.wins_and_losses(a, b)
-                difference, low, high = statistics.paired_bootstrap(a, b, seed, resamples)
-                p = statistics.mcnemar_exact(wins, losses)
-                values = (column.title, name, seeds, a.shape[1], wins, losses, difference, (low, high), p)
-                found.append(Comparison(*values))
-    return found
+    pairs = [(c, name, c.entries[AGENT], c.entries[name]) for c in columns if AGENT in c.entries for name in c.entries]
+    found = (compare(*pair, seed, resamples) for pair in pairs if pair[1] != AGENT)
+    return [comparison for comparison in found if comparison]
 
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
-    """The comparisons with their p-values, as they are and adjusted by Holm over all rows shown."""
-    header = ["Agent against", "column", "n", "better", "worse", "difference, points", "McNemar p", "Holm p"]
+    """The comparisons with their p-values, as they are and adjusted by Holm over all rows shown.
+
+    ``sees``: the difference that such a study finds four times in five, tested alone, and at Holm's strictest level.
+    """
+    header = ["Agent against", "column", "n", "better", "worse", "difference, points", "sees", "test", "p", "Holm p"]
     rows = []
     for c, adjusted in zip(found, statistics.holm([c.p for c in found]), strict=True):
-        low, high = c.interval
-        n = f"{c.n}" + (f" x {len(c.seeds)} seeds" if len(c.seeds) > 1 else "")
-        difference = f"{100 * c.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-        cells = [n, str(c.wins), str(c.losses), difference, _p(c.p), _p(adjusted)]
+        sees = _detectable(c, len(c.seeds), c.n, len(found))
+        cells = [c.size, str(c.wins), str(c.losses), c.points, sees, c.test, _p(c.p), _p(adjusted)]
         rows.append([runs.TITLES[c.strategy], c.column, *cells])
     return Table(header, rows)
 
 
-def verdicts(found: Sequence[Comparison], level: float = 0.05) -> list[str]:
-    """Which rows of each column the agent beats, by Holm's p and an interval without zero, and what is untested."""
+def _detectable(c: Comparison, seeds: int, n: int, family: int) -> str:
+    return " / ".join(f"{100 * statistics.detectable(c.spread, seeds, n, LEVEL / tests):.1f}" for tests in (1, family))
+
+
+def power_table(columns: Sequence[Column], found: Sequence[Comparison], seeds: int = 10, n: int = 500) -> Table:
+    """What the comparison with the best control can see, as it is and with more seeds and problems.
+
+    Points of Pass@1 that are found four times in five, tested alone and at the strictest level of Holm in this family.
+    """
+    header = ["Agent against the best control", "column", "difference seen", "this study", f"{seeds} seeds"]
+    rows = []
+    for column in columns:
+        for c in found:
+            if (c.column, c.strategy) == (column.title, column.best_control()):
+                sizes = [(len(c.seeds), c.n), (seeds, c.n), (len(c.seeds), n), (seeds, n)]
+                sees = [_detectable(c, *size, len(found)) for size in sizes]
+                rows.append([runs.TITLES[c.strategy], c.column, c.points, *sees])
+    return Table([*header, f"{n} problems", "both"], rows)
+
+
+def _judged(found: Sequence[Comparison], adjusted: Sequence[float], words: Sequence[str]) -> str:
+    """Better, worse and undecided (``words``) by Holm's p, with the difference, and where its interval says otherwise."""
+    kinds: list[list[str]] = [[], [], []]
+    for c, p in zip(found, adjusted, strict=True):
+        clear, zero = p <= LEVEL, c.interval[0] <= 0 <= c.interval[1]
+        kind = 2 if not clear else 0 if c.wins > c.losses else 1
+        but = " although the interval, which draws seeds too, holds zero" if clear and zero else ""
+        but = " although the interval is without zero" if not clear and not zero else but
+        sign = "<" if p < 0.001 else "="
+        kinds[kind].append(f"{runs.TITLES[c.strategy]} ({c.points}, p {sign} {_p(p).removeprefix('< ')}{but})")
+    return "; ".join(f"{word} {', '.join(names) or 'no row'}" for word, names in zip(words, kinds, strict=True))
+
+
+def verdicts(columns: Sequence[Column], found: Sequence[Comparison]) -> list[str]:
+    """Than which rows of each column the agent is better or worse, by Holm's p, and what is untested."""
     adjusted, lines = statistics.holm([c.p for c in found]), []
-    for title in dict.fromkeys(c.column for c in found):
-        words: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
-        for c, p in zip(found, adjusted, strict=True):
-            if c.column == title:
-                clear = p <= level and not c.interval[0] <= 0 <= c.interval[1]
-                kind = "open" if not clear else "better" if c.difference > 0 else "worse"
-                words[kind].append(runs.TITLES[c.strategy])
-        better, worse, unclear = (", ".join(names) or "no row" for names in words.values())
+    for column in columns:
+        pairs = [(c, p) for c, p in zip(found, adjusted, strict=True) if c.column == column.title]
+        if not pairs:
+            continue
+        words = ("better than", "worse than", "and undecided against")
+        judged = _judged([c for c, _ in pairs], [p for _, p in pairs], words)
         lines.append(
-            f"{title}: with Holm p up to {level} and an interval without zero, the agent is better than {better}; "
-            f"worse than {worse}; no difference is shown against {unclear}."
+            f"{column.title}: by Holm's p at {LEVEL} (difference in points, 95 % interval) the agent is {judged}."
         )
-        tested = {c.strategy for c in found if c.column == title}
-        if absent := [runs.TITLES[name] for name in runs.EQUAL_BUDGET if name not in tested]:
-            lines.append(f"{title}: a claim must also beat {', '.join(absent)}, of which there is no run.")
+        tested = {c.strategy for c, _ in pairs}
+        controls = [name for name in runs.EQUAL_BUDGET if name in column.strategies]
+        if absent := [runs.TITLES[name] for name in controls if name not in tested]:
+            lines.append(f"{column.title}: a claim must also beat {', '.join(absent)}, of which there is no run.")
     return lines
+
+
+def at_equal_tokens(column: Column, seed: int, resamples: int) -> list[tuple[Comparison, int]]:
+    """Every other row against resampling with the most generations that cost no more tokens; and how many these are.
+
+    A row that costs less than one generation of resampling is compared with one. Direct generation is that one.
+    """
+    found, draws = [], column.entries.get(RESAMPLING)
+    if draws:
+        tokens = [draws.tokens(budget) for budget in range(1, draws.longest + 1)]
+        for name, entry in column.entries.items():
+            budget = max(1, sum(spent <= entry.tokens() for spent in tokens))
+            if name not in ("direct", RESAMPLING) and (
+                c := compare(column, name, entry, draws, seed, resamples, budget)
+            ):
+                found.append((c, budget))
+    return found
+
+
+def equal_token_table(columns: Sequence[Column], seed: int, resamples: int) -> Table:
+    """:func:`at_equal_tokens` with p-values adjusted by Holm over all rows shown; what they say in the notes."""
+    header = ["Strategy", "tokens", "Pass@1", "resampling: generations", "tokens", "Pass@1"]
+    blocks = [(column, at_equal_tokens(column, seed, resamples)) for column in columns]
+    family = statistics.holm([c.p for _, block in blocks for c, _ in block])
+    rows, notes = [], []
+    for column, block in blocks:
+        if not block:
+            continue
+        rows.append([column.title, *[""] * 10])
+        adjusted, family = family[: len(block)], family[len(block) :]
+        draws = column.entries[RESAMPLING]
+        for (c, budget), p in zip(block, adjusted, strict=True):
+            entry = column.entries[c.strategy]
+            cells = [f"{entry.tokens():.0f}", f"{100 * entry.solved().mean():.1f}"]
+            cells += [f"{budget}{' (its last)' * (budget == draws.longest)}", f"{draws.tokens(budget):.0f}"]
+            cells += [f"{100 * draws.solved(budget).mean():.1f}", str(c.wins), str(c.losses), c.points, _p(c.p), _p(p)]
+            rows.append([runs.TITLES[c.strategy], *cells])
+        judged = _judged([c for c, _ in block], adjusted, ("better:", "worse:", "undecided:"))
+        notes.append(f"{column.title}: against resampling at no more tokens, by Holm's p at {LEVEL}, {judged}.")
+    return Table([*header, "better", "worse", "difference, points", "p", "Holm p"], rows, notes)
 
 
 def _p(value: float) -> str:
@@ -358,12 +501,32 @@ def reliability(
     if repeats := dict.fromkeys(path for column in columns for path in column.repeats):
         folders = ", ".join(path.name for path in repeats)
         lines.append(f"Left out, as they repeat a seed of their row with the same attempts: {folders}.")
-    return [*lines, *notes]
+    return [*lines, *_audit(columns), *notes]
+
+
+def _audit(columns: Sequence[Column]) -> list[str]:
+    """Whether the attempts that were made before the evaluation are there, and as many as the summaries say."""
+    kinds = {"train": "training_cost", "validation": "validation_cost", "selection": "selection_cost"}
+    all_runs = {run.path: run for column in columns for entry in column.entries.values() for run in entry.runs.values()}
+    spent = [
+        (run, phase, run.summary[kind])
+        for run in all_runs.values()
+        for phase, kind in kinds.items()
+        if kind in run.summary
+    ]
+    counts = [sum(row["phase"] == phase for row in run.before) for run, phase, _ in spent]
+    lines = [
+        f"{run.path}: {count} attempts of {phase}, and summary.json says {cost['generations']}."
+        for (run, phase, cost), count in zip(spent, counts, strict=True)
+        if count not in (0, cost["generations"])
+    ]
+    kept = f"Attempts of training and choosing are kept for {sum(map(bool, counts))} of {len(spent)} trainings and choices."
+    return [kept] * bool(spent) + lines
 
 
 def _weak_points(column: Column) -> list[str]:
     entries, lines = column.entries, []
-    if missing := [title for name, title in runs.TITLES.items() if name not in entries]:
+    if missing := [runs.TITLES[name] for name in column.strategies if name not in entries]:
         lines.append(f"no run of {', '.join(missing)}; the rows are empty.")
     few = [n for n, e in entries.items() if n in runs.NEEDS_SEEDS and len(e.seeds) < runs.SEEDS_WANTED]
     if few:
