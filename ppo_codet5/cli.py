@@ -299,7 +299,8 @@ def _evaluate_sampled(trainer: PPOCodeT5Trainer) -> Callable[..., dict[str, Any]
     """As ``trainer.evaluate``, with actions drawn with their probabilities."""
     from ppo_codet5.helpers import runs
 
-    weights = runs.stable_hash(*(tensor.tolist() for tensor in trainer.agent.state_dict().values()))
+    agent: Any = trainer.agent
+    weights = runs.stable_hash(*(tensor.tolist() for tensor in agent.state_dict().values()))
 
     def evaluate(episodes: int | None, output_dir: Path | None) -> dict[str, Any]:
         name, problems = f"sampled evaluation of agent {weights:x}", trainer.scored[:episodes]

@@ -86,7 +86,7 @@ class Parameters:
     learning_rate: float = 1e-3  # Adam, annealed linearly to 0
     gamma: float = 0.99  # discount
     gae_lambda: float = 0.95  # GAE
-    clip_epsilon: float = 0.2  # clip range of the probability ratio
+    clip_epsilon: float = 0.1  # clip range of the probability ratio
     update_epochs: int = 8  # passes over an update's transitions
     minibatch_size: int = 64  # transitions of a minibatch, or more
     value_coef: float = 0.5  # weight of the value loss
@@ -219,7 +219,11 @@ def code_request(problem, task, config, seed, reflections=()):
 
 
 class EpicGA:
-    """Word-level mutation that keeps the meaning (EPiC, arXiv 2408.11198, section 3.2)."""
+    """Word-level mutation that keeps the meaning (EPiC, arXiv 2408.11198, section 3.2).
+
+    Meaning is measured by the cosine of sentence embeddings: the mutant's with the original, and, since one wrong word
+    hardly moves that, the text's with each new word alone in its place, which may take half as much off.
+    """
 
     def __init__(self, lexicon, embedder, rate=0.25, min_similarity=0.8, tries=6):
         self.lexicon, self.embedder = lexicon, embedder
@@ -229,13 +233,19 @@ class EpicGA:
         """Tokens of the text, and the synonyms, best first, of each position that may change."""
         tokens = self.lexicon.tokenize(text)
         solid = [i for i, (token, _) in enumerate(tokens) if not token.isspace()]
-        options = {}
+        content = {
+            i: word for i, (word, is_word) in enumerate(tokens) if is_word and not self.lexicon.is_stop_word(word)
+        }
+        options, before = {}, ""
         for i, tag in zip(solid, self.lexicon.tag([tokens[i][0] for i in solid]), strict=True):
-            word, is_word = tokens[i]
-            if is_word and word not in keep and not self.lexicon.is_stop_word(word):
-                synonyms = self.lexicon.synonyms(word, tag)  # none for names and other parts of speech
-                if synonyms:
-                    options[i] = synonyms
+            word = tokens[i][0]
+            if i in content and word not in keep:
+                found = self.lexicon.synonyms(word, tag, list(content.values()))  # none for other parts of speech
+                if before.lower() in ("a", "an"):  # must fit the new word too
+                    found = [new for new in found if (new[0] in "aeiou") == (word[0] in "aeiou")]
+                if found:
+                    options[i] = found
+            before = word
         return [token for token, _ in tokens], options
 
     def draw(self, text, rng, keep=()):
@@ -247,6 +257,15 @@ class EpicGA:
                 tokens[i] = synonyms[rng.choice(len(synonyms), p=weights / weights.sum())]
         return "".join(tokens)
 
+    def in_place(self, text, mutant):
+        """For each word that the mutant changes, the text with that change only."""
+        old, new = ([token for token, _ in self.lexicon.tokenize(t)] for t in (text, mutant))
+        return ["".join([*old[:i], new[i], *old[i + 1 :]]) for i in range(len(old)) if old[i] != new[i]]
+
+    def similarity(self, texts, others):
+        """The cosine of each text with its other, ``[n]``."""
+        return (self.embedder.encode(texts) * self.embedder.encode(others)).sum(1)
+
     def mutate(self, texts, rngs, originals=None, keep=None):
         """One mutant for each text; a text for which ``tries`` draws give nothing acceptable comes back unchanged.
 
@@ -255,17 +274,20 @@ class EpicGA:
         """
         result, pending = list(texts), list(range(len(texts)))
         originals, keep = originals or list(texts), keep or [()] * len(texts)
-        near = (self.embedder.encode(texts) * self.embedder.encode(originals)).sum(1)
+        near = self.similarity(texts, originals)
         least = self.min_similarity * np.where(near < self.min_similarity, near, 1)  # of a text that was rewritten
         for _ in range(self.tries):
-            if not pending:
-                break
-            mutants = [self.draw(texts[i], rngs[i], keep[i]) for i in pending]
-            vectors = self.embedder.encode([*mutants, *(originals[i] for i in pending)])
-            cosines = (vectors[: len(pending)] * vectors[len(pending) :]).sum(1)
-            for i, mutant, cosine in zip(pending, mutants, cosines, strict=True):
-                if mutant != texts[i] and cosine >= least[i]:
-                    result[i] = mutant
+            mutants = {i: self.draw(texts[i], rngs[i], keep[i]) for i in pending}
+            changed = {i: mutant for i, mutant in mutants.items() if mutant != texts[i]}
+            checks = [(i, mutant, originals[i], least[i]) for i, mutant in changed.items()]
+            for i, mutant in changed.items():
+                alone = self.in_place(texts[i], mutant)
+                checks += [(i, text, texts[i], (1 + self.min_similarity) / 2) for text in alone]
+            if not checks:
+                continue
+            cosines = self.similarity([check[1] for check in checks], [check[2] for check in checks])
+            wrong = {i for (i, *_, bound), cosine in zip(checks, cosines, strict=True) if cosine < bound}
+            result = [changed[i] if i in changed and i not in wrong else text for i, text in enumerate(result)]
             pending = [i for i in pending if result[i] == texts[i]]
         return result
 
@@ -642,7 +664,7 @@ def observe(episodes, embedder, config):
     result = np.zeros((len(episodes), size), np.float32)
     if config.observation == "full":
         said = [row["feedback"] if row else "No attempt yet." for row in rows]
-        vectors = embedder.encode([*texts, *said])
+        vectors = embedder.encode([*texts, *said]) / 2  # or 768 numbers, mostly noise, outweigh the scalars
         result[:, : 2 * embedder.dim] = np.hstack([vectors[: len(texts)], vectors[len(texts) :]])
     scalars = result[:, size - observation_scalars(names) :]
     for line, episode, row, text in zip(scalars, episodes, rows, texts, strict=True):

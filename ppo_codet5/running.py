@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import os
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ppo_codet5
 from ppo_codet5.grid import Task
@@ -62,10 +64,23 @@ def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3")
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    kernels: list[KernelManager] = []
+
     class KernelManager(AsyncKernelManager):
         """Lets the kernel end its last reply: shutting down interrupts it first, and a kernel in a reply complains."""
 
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            kernels.append(self)
+
         async def _async_interrupt_kernel(self) -> None:
+            if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                # Ctrl-C here, in the middle of a cell: the kernel and those that wait for it have nothing to report.
+                asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+                for waiting in asyncio.all_tasks() - {asyncio.current_task()}:
+                    waiting.cancel()
+                await self._async_kill_kernel()
+                return
             if self.shutting_down:
                 await asyncio.sleep(0.5)  # the client does not wait for the end of what it asked last
             await super()._async_interrupt_kernel()
@@ -73,7 +88,7 @@ def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Sockets in a folder of their own: kernels that are started at the same time race for TCP ports.
-        with tempfile.TemporaryDirectory(prefix="ppo-codet5-") as folder:
+        with tempfile.TemporaryDirectory(prefix="ppo-codet5-") as folder, _ended(kernels):
             papermill.execute_notebook(
                 str(notebook),
                 str(output),
@@ -91,6 +106,17 @@ def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3")
     except OSError:  # a full disk leaves half a notebook
         output.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _ended(kernels: Sequence[Any]) -> Iterator[None]:
+    """Leaves no kernel behind: one that was still starting at Ctrl-C would complain that its sockets' folder is gone."""
+    try:
+        yield
+    finally:
+        for process in filter(None, (getattr(kernel.provisioner, "process", None) for kernel in kernels)):
+            process.kill()
+            process.wait()
 
 
 def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:

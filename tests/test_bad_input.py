@@ -199,13 +199,13 @@ def test_broken_problem_files_name_file_and_line(
 def test_a_set_to_score_needs_one_to_train_and_to_tune_on(
     refused: Callable[..., str], empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Found before anything runs, also what only notebook 03 needs, the selection problems."""
+    """Found before anything runs, also what only looks at validation problems need."""
     trained, scored = ({**GOOD, "task_id": i, "split": split} for i, split in ((1, "train"), (2, "test")))
     (empty.parent / "train.jsonl").write_text(json.dumps(trained))
     rows_file(empty.parent, scored)
     both = ("-p", "problems=../problems.jsonl", "-p", "eval_split=test")
     assert re.search(r"'train' in '\.\./problems\.jsonl', so nothing to train on; .*train_problems", refused(*both))
-    said = refused(*both, "-p", "train_problems=../train.jsonl")
+    said = refused(*both, "-p", "train_problems=../train.jsonl", "-p", "eval_frequency=1")
     assert re.search(r"'validation' in '\.\./train\.jsonl'; it has 1 of train: .*train_problems", said)
     said = refused(*both, "-p", "train_problems=../gone.jsonl")
     assert "cannot read the problem file ../gone.jsonl" in said
@@ -230,7 +230,8 @@ def test_a_model_out_of_reach_a_locked_one_and_a_folder_without_one(
 def test_an_output_folder_of_another_config_is_refused_and_left_alone(empty: Path, refused: Callable[..., str]) -> None:
     from killable import scripted_parts
 
-    config = small(**yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text()))
+    profile = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text())
+    config = small(**{name: value for name, value in profile.items() if name in Parameters.__dataclass_fields__})
     with scripted_parts() as parts:
         PPOCodeT5Trainer(config, parts=parts).control(
             "resampling", empty / "runs/smoke/01_ppo_codet5/resampling", report=str
@@ -365,7 +366,7 @@ def test_what_a_failed_task_did_not_write_is_not_listed(
 LIMITED = """
 import resource, sys
 from ppo_codet5 import cli
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # a write beyond it fails as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # a write beyond it fails as on a full disk
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -212,13 +212,13 @@ def test_observations_say_what_happened(make, embedder: Embedder) -> None:
     steps = play(env, TRAIN[0].task_id, [2, 1, 0])
     size = embedder.dim
     task = clean_task(TRAIN[0].text)
-    assert np.array_equal(steps[0][0][:size], embedder.encode([task])[0])
+    assert np.array_equal(steps[0][0][:size], embedder.encode([task])[0] / 2)
     scalars = [s[0][2 * size :] for s in steps]
     assert [round(float(s[0]), 4) for s in scalars] == [0, 0.3333, 0.6667, 1.0]  # step / budget
     assert all(s[1] == s[2] == 0 for s in scalars)
     assert [int(s[3:10].argmax()) for s in scalars] == [0, 4, 4, 4]  # no attempt yet, then compile_error
     assert [int(s[10:14].argmax()) for s in scalars] == [3, 2, 1, 0]  # no action yet, then the actions
-    assert np.array_equal(steps[1][0][size : 2 * size], embedder.encode([steps[1][4]["feedback"]])[0])
+    assert np.array_equal(steps[1][0][size : 2 * size], embedder.encode([steps[1][4]["feedback"]])[0] / 2)
 
 
 # Edits

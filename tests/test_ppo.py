@@ -482,8 +482,8 @@ class WideTask(gym.vector.VectorEnv):
 
     def observe(self, problems, step, last):
         rows = np.zeros((len(problems), 782), np.float32)
-        rows[:, :384] = self.texts[problems]
-        rows[:, 384:768] = self.asserts[problems]
+        rows[:, :384] = self.texts[problems] / 2
+        rows[:, 384:768] = self.asserts[problems] / 2
         rows[:, 768] = step / self.BUDGET
         each = np.arange(len(problems))
         rows[each, np.where(step == 0, 771, 773)] = rows[each, 778 + last] = 1  # no attempt yet or a wrong value
@@ -542,7 +542,7 @@ def embedded(embedder):
 
 
 def wide_task(embedded, kinds, seed):
-    """Chances around 0.3 that differ by problem; one action better by 0.06, or, with ``kinds``, another one by 0.2 for
+    """Chances around 0.3 that differ by problem; one action better by 0.06, or, with ``kinds``, another one by 0.25 for
     each third of the problems, which the main direction of their embeddings tells apart."""
     rng = np.random.default_rng(seed)
     texts = embedded[0]
@@ -550,7 +550,7 @@ def wide_task(embedded, kinds, seed):
     if kinds:
         centred = texts - texts.mean(0)
         main = np.linalg.svd(centred, full_matrices=False)[2][:3]
-        chance[np.arange(len(texts)), (centred @ main.T @ rng.normal(size=(3, 3))).argmax(1)] += 0.2
+        chance[np.arange(len(texts)), (centred @ main.T @ rng.normal(size=(3, 3))).argmax(1)] += 0.25
     else:
         chance[:, rng.integers(3)] += 0.06
     return WideTask(*embedded, np.clip(chance, 0.02, 0.98), seed)

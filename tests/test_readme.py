@@ -30,10 +30,11 @@ ROWS = {
     "RL Agent (PPO, actions sampled)": "ppo_sampled",
     "I.i.d. resampling": "resampling",
     "Best fixed action": "fixed_action",
+    "Best fixed mixture": "mixture",
     "Tuned fixed schedule": "schedule",
     "Contextual bandit": "bandit",
 }
-ORACLE = "Oracle: the best attempt of the agent"
+PROBLEMS = 16  # of profiles/laptop.yaml
 CELL = re.compile(r"(\*\*)?([\d.]+)(?:\*\*)? \[([\d.]+), ([\d.]+)\]")
 FILE_OF = {block: name for name, blocks in update_docs.BLOCKS.items() for block in blocks}
 
@@ -55,29 +56,28 @@ def masks() -> dict[tuple[str, str], dict[int, dict[int, list[dict[str, Any]]]]]
     for config in sorted((RESULTS / "laptop").rglob("config.json")):
         identity = json.loads(config.read_text())["identity"]
         form, seed = identity.get("prompt_form", "completion"), identity["seed"]
-        assert (identity["max_steps"], identity["visible_tests"], len(identity["task_ids"])) in (
-            (4, 1, 50),
-            (1, 1, 50),
-        ) or identity.get("own_settings") == {"max_steps": 1}
+        assert identity["visible_tests"] == 1 and len(identity["task_ids"]) == PROBLEMS
+        if identity["strategy"] == "bank":
+            continue
         rows = [json.loads(line) for line in (config.parent / "attempts.jsonl").read_text().splitlines()]
         for strategy in {row["strategy"] for row in rows}:
             problems = defaultdict(list)
             for row in rows:
-                if row["strategy"] == strategy and row["phase"] == "eval":
+                if row["strategy"] == strategy and row["phase"] == "eval" and row["attempt"] < identity["max_steps"]:
                     problems[row["task_id"]].append(row)
             assert set(problems) == set(identity["task_ids"])
             found[form, strategy][seed] = problems
     return found
 
 
-def shares(problems: dict[int, list[dict[str, Any]]], best: bool = False) -> list[float]:
-    """Share of scored asserts of each problem's submission, or of its best attempt."""
+def shares(problems: dict[int, list[dict[str, Any]]]) -> list[float]:
+    """Share of scored asserts of each problem's submission."""
     result = []
     for _, rows in sorted(problems.items()):
         ordered = sorted(rows, key=lambda row: row["attempt"])
         scored = [sum(row["scored_mask"]) / len(row["scored_mask"]) for row in ordered]
         visible = [sum(row["visible_mask"]) / len(row["visible_mask"]) for row in ordered]
-        result.append(max(scored) if best else scored[visible.index(max(visible))])
+        result.append(scored[visible.index(max(visible))])
     return result
 
 
@@ -88,8 +88,6 @@ def outcomes() -> dict[tuple[str, str], np.ndarray]:
     for (form, strategy), seeds in masks().items():
         (row,) = (name for name, key in ROWS.items() if key == strategy)
         found[form, row] = np.array([shares(seeds[seed]) for seed in sorted(seeds)])
-        if strategy == "ppo":
-            found[form, ORACLE] = np.array([shares(seeds[seed], best=True) for seed in sorted(seeds)])
     return found
 
 
@@ -107,7 +105,7 @@ def bootstrap(values: np.ndarray) -> tuple[float, float]:
 def test_every_cell_of_the_results_table(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
     header, rows = table(block("results"))
     said = re.search(r"n = (\d+) held-out problems x (\d+) seeds", block("results")).groups()  # type: ignore[union-attr]
-    assert [row[0].removesuffix(" †") for row in rows] == [*ROWS, ORACLE] and len(header) == 5
+    assert [row[0].removesuffix(" †") for row in rows] == [*ROWS] and len(header) == 5
     assert [row[0] for row in rows if row[0].endswith("†")] == ["EPiC †", "Reflexion †"]
     for row in rows:
         row[0] = row[0].removesuffix(" †")
@@ -132,7 +130,7 @@ def test_the_best_of_each_column_is_bold(outcomes: dict[tuple[str, str], np.ndar
         means = {
             row: (values if measure == "SoftPass@1" else values == 1).mean()
             for (f, row), values in outcomes.items()
-            if f == form and row != ORACLE
+            if f == form
         }
         bold = [row[0].removesuffix(" †") for row in rows if row[column].startswith("**")]
         assert bold == [row for row in ROWS if means[row] == pytest.approx(max(means.values()), abs=1e-9)]
@@ -143,8 +141,8 @@ def test_learned_and_random_rows_have_three_seeds_over_all_problems(
 ) -> None:
     for form in ("completion", "chat"):
         for row in ("RL Agent (PPO)", "RL Agent (PPO, actions sampled)", "Contextual bandit"):
-            assert outcomes[form, row].shape == (3, 50)
-        assert outcomes[form, "Randomized Selection (published: 10 steps)"].shape == (3, 50)
+            assert outcomes[form, row].shape == (3, PROBLEMS)
+        assert outcomes[form, "Randomized Selection (published: 10 steps)"].shape == (3, PROBLEMS)
 
 
 def test_the_verdicts_name_the_best_control_and_the_difference(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
@@ -152,7 +150,7 @@ def test_the_verdicts_name_the_best_control_and_the_difference(outcomes: dict[tu
     lines = re.findall(r"In (?:completion|chat) form .*?\.(?= In |$)", paragraph)
     assert " ".join(lines) == paragraph and len(lines) == 2
     for form, line in zip(("completion", "chat"), lines, strict=True):
-        equal = ("random", "resampling", "fixed_action", "schedule", "bandit")
+        equal = ("random", "resampling", "fixed_action", "mixture", "schedule", "bandit")
         controls = {row: outcomes[form, row] for row, key in ROWS.items() if key in equal}
         means = {row: (values == 1).mean() for row, values in controls.items()}
         assert line.startswith(f"In {form} form ")

@@ -331,7 +331,7 @@ def test_the_power_of_a_comparison_is_that_of_its_variances(everything):
 # What is kept
 
 
-def test_what_is_kept_gives_the_same_table_and_holds_no_texts(everything, tmp_path):
+def test_what_is_kept_gives_the_same_table_and_examples(everything, tmp_path):
     (tmp_path / "figures").mkdir()
     keep(everything, tmp_path / "kept")
     (whole,), _ = read(everything)
@@ -342,30 +342,26 @@ def test_what_is_kept_gives_the_same_table_and_holds_no_texts(everything, tmp_pa
         assert function(whole, **DRAWS) == function(kept, **DRAWS)
     assert tables.cost_table([whole]).rows == tables.cost_table([kept]).rows
     assert list(findings.edits_say(whole)) == list(findings.edits_say(kept))
-    text = (tmp_path / "kept" / "ppo_0" / "attempts.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-    assert all(tuple(row) == (*results.SLIM, "visit", *results.TEXTS) and row["phase"] == "eval" for row in rows)
-    assert "fails" not in text  # feedback
-    assert rows == whole.entries["ppo"].runs[0].attempts
+    for name, texts in (("ppo", ()), ("direct", results.TEXTS)):
+        text = (tmp_path / "kept" / f"{name}_0" / "attempts.jsonl").read_text()
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert all(tuple(row) == (*results.SLIM, "visit", *texts) and row["phase"] == "eval" for row in rows)
+        assert "fails" not in text  # feedback
+        assert rows == results.slim(whole.entries[name].runs[0].attempts, bool(texts))
 
 
 @pytest.mark.parametrize("others", [{"problems": "mbpp"}, {"train_problems": "mbpp"}])
 def test_texts_of_problems_that_are_not_ours_are_not_kept(tmp_path, others):
-    run = make_run(tmp_path / "runs" / "ppo", "ppo", **others)
-    (run / "results.csv").write_text("Write a function.\n")
-    keep(tmp_path / "runs", tmp_path / "kept")
-    kept = {p.name: p.read_bytes() for p in (tmp_path / "kept" / "ppo").iterdir()}
-    assert set(kept) == {
-        "summary.json",
-        "config.json",
-        "metrics.jsonl",
-        "stops.jsonl",
-        "attempts.jsonl",
-        results.TRAINING,
-    }
-    kept[results.TRAINING] = gzip.decompress(kept[results.TRAINING])
-    for text in kept.values():
-        assert b"def f" not in text and b"Write a function" not in text and b"fails" not in text
+    names = {"summary.json", "config.json", "metrics.jsonl", "stops.jsonl", "attempts.jsonl"}
+    for strategy, more in (("ppo", {results.TRAINING}), ("direct", set())):
+        run = make_run(tmp_path / "runs" / strategy, strategy, **others)
+        (run / "results.csv").write_text("Write a function.\n")
+        keep(tmp_path / "runs", tmp_path / "kept")
+        kept = {p.name: p.read_bytes() for p in (tmp_path / "kept" / strategy).iterdir()}
+        assert set(kept) == names | more
+        for name, packed in kept.items():
+            text = gzip.decompress(packed) if name == results.TRAINING else packed
+            assert b"def f" not in text and b"Write a function" not in text and b"fails" not in text
 
 
 def test_training_is_kept_compressed_with_the_same_bytes_each_time_and_audited(tmp_path):
@@ -882,7 +878,7 @@ def test_two_bands_a_title_and_curves_that_coincide_are_marked():
     curves[names[9]] = curves[names[8]]
     curves[names[8]] = [*curves[names[8]], {**CURVE[-1], "budget": 4, "tokens": 900}]
     curves |= {name: CURVE[:1] for name in names[:3]}
-    figure = figures.budget_and_tokens(curves, names, [names[6], names[8]], "over what")
+    figure = figures.budget_and_tokens(curves, [names[6], names[8]], "over what")
     (left, bands), (right, same) = drawn(figure)
     assert bands == same == 2 and len(left) == len(right) == 10 and len(set(left)) == 10
     assert f"{names[9]} = {names[8]}" in left and sum("(band)" in label for label in left) == 2
@@ -908,11 +904,9 @@ def test_figures_follow_the_names_that_they_are_given(names):
     for figure in (figures.training_curves(metrics, names), figures.actions_by_step(rows, names)):
         assert drawn(figure)[-1][0] == names and all(axis.get_title() for axis in figure.axes)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1\nn = 12"]  # no bar of n = 1
-    with_stops = figures.actions_by_step(rows, names, [{"attempt": 1}] * 4)
-    assert [label.get_text() for label in with_stops.axes[0].get_xticklabels()] == ["1\nn = 12", "2\nn = 5"]
     counts = {"1": {0: [3] * len(names), 1: [2] * len(names)}, "2": {1: [5] * len(names)}}
     figure = figures.action_shares(counts, {}, names, "over what")
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1\n1", "1\n2"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1\nstep 1", "1\nstep 2"]
     assert len(figure.axes[0].patches) == 3 * len(names)
     plt.close("all")
 

@@ -209,11 +209,11 @@ def test_variances_of_known_effects_and_of_one_seed():
     assert statistics.variances(values) == (0, pytest.approx(values.var(ddof=1)), 0)
 
 
-@given(st.integers(2, 600), st.floats(0.01, 2), st.floats(0.001, 0.2), st.floats(0.5, 0.99))
+@given(st.integers(2, 600), st.floats(0.01, 2), st.floats(0.001, 0.1), st.floats(0.5, 0.99))
 def test_the_detectable_difference_against_statsmodels(n, deviation, level, power):
     found = statistics.detectable(statistics.Variances(0, deviation**2, 0), 1, n, level, power)
     chance = NormalIndPower().power(found / deviation, n, level, ratio=0)  # of a one-sample z-test
-    assert chance == pytest.approx(power, abs=0.001)  # theirs counts the other tail too
+    assert chance == pytest.approx(power, abs=0.001)  # theirs counts the other tail too, less than that at 10 %
 
 
 def test_the_detectable_difference_is_found_as_often_as_it_says():

@@ -39,22 +39,25 @@ _POS = {"N": ("n", "NOUN"), "V": ("v", "VERB"), "J": ("a", "ADJ"), "R": ("r", "A
 _BASE_TAGS = frozenset({"NN", "VB", "VBP", "JJ", "RB"})
 _INFLECTED_TAGS = frozenset({"NNS", "VBD", "VBG", "VBN", "VBZ", "JJR", "JJS", "RBR", "RBS"})
 _WORDNET_FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
-# What these words mean in a programming task WordNet lists late or not at all (a "string" is no twine, "left" is not
-# what remains), so that its order of senses says nothing. Which of its synonyms a programmer would use:
+# What these words mean in a programming task WordNet lists late ("left" is not what remains, a "pair" no duo), so that
+# its order of senses says nothing. Which of its synonyms a programmer would use, if any:
 _TERMS = {
     "n": {
+        **dict.fromkeys(["case", "encoding", "folder", "heap", "mode", "pair", "percent", "perimeter"], ""),
+        **dict.fromkeys(["product", "range", "remainder", "sort", "underscore"], ""),
+        "answer": "result",
         "beginning": "start",
         "function": "procedure routine subroutine",
         "person": "individual",
+        "position": "location place",
         "start": "beginning",
         "sum": "total",
         "total": "sum",
     },
     "v": {
-        "calculate": "compute",
+        **dict.fromkeys(["evaluate", "float", "number", "print"], ""),
         "check": "ascertain determine",
         "combine": "merge",
-        "compute": "calculate",
         "contain": "hold",
         "convert": "change",
         "create": "make produce",
@@ -65,25 +68,18 @@ _TERMS = {
         "return": "give yield",
         "reverse": "invert",
         "split": "divide",
-        "start": "begin",
         "subtract": "deduct",
         "swap": "switch",
         "write": "compose",
     },
-    "a": {"consecutive": "successive", "great": "big large", "large": "big great"},
+    "a": {
+        **dict.fromkeys(["integral", "left", "magic", "prime", "rational", "total"], ""),
+        "consecutive": "successive",
+        "great": "big large",
+        "large": "big great",
+        "near": "close",
+    },
     "r": {},
-}
-# Words like these for which it would be none.
-_FIXED = {
-    "n": "array base bit byte case cell character column cube degree dictionary difference digit element encoding "
-    "exponent factor float folder graph group heap index integer item key letter line list loop map matrix mean median "
-    "mode module node number object order pair percent perimeter point position power product queue range ratio record "
-    "remainder root row sequence series set sort space square stack string text tree tuple type underscore value word "
-    "zero",
-    "v": "add count divide double evaluate float multiply number print remove round set sort square",
-    "a": "absolute binary common decimal distinct equal even integral left magic natural negative odd perfect positive "
-    "prime rational real regular right small square total",
-    "r": "",
 }
 # Of all other words: how usual the common sense must be, how near the vectors, and how frequent the synonym.
 _LEAST_SHARE = 0.2
@@ -155,7 +151,7 @@ class Lexicon:
         speech are put into the form that the tag names (plural, past, gerund, comparative ...) and into the word's
         capitals. Left out are phrases, what stands in the context already, forms and derivations of the word (check,
         checker), rare words (letter, missive), those far from it by vector, and those whose sense in common is rare
-        for either (convert, commute). Terms of programming have tables of their own, ``_TERMS`` and ``_FIXED``.
+        for either (convert, commute). Terms of programming have a table of their own, ``_TERMS``.
 
         The rank is the sum of the cosine with the word, the cosine with the mean of the context's vectors, and how
         usual the common sense is (``_usual``; 1 in the table); ties in alphabetical order. Empty for proper nouns
@@ -179,15 +175,13 @@ class Lexicon:
         pos, universal = _POS[tag[0]]
         found: dict[str, float] = {}
         for lemma in _lemmas(word, tag, universal):
-            if lemma in _FIXED[pos].split():
-                continue
-            terms = _TERMS[pos].get(lemma, "").split()
+            terms = _TERMS[pos].get(lemma)
             # the reader also tries endings of its own: "class" as plural of "clas"
             senses = [synset for synset in self._wordnet.synsets(lemma, pos) if lemma in synset.lemma_names()]
             for name in sorted({name for synset in senses for name in synset.lemma_names()}):
                 cosine = self.similarity(lemma, name)
-                if terms:
-                    usual = float(name in terms)
+                if terms is not None:
+                    usual = float(name in terms.split())
                 elif cosine >= _LEAST_COSINE and self._may_replace(name, lemma):
                     common = (synset for synset in senses if name in synset.lemma_names())
                     usual = sum(self._usual(lemma, synset) * self._usual(name, synset) for synset in common)
@@ -301,7 +295,8 @@ def _lemmas(word: str, tag: str, universal: str) -> list[str]:
     """Dictionary forms whose form for ``tag`` is ``word``: "found" as VBD is "find", not the verb "to found"."""
     from lemminflect import getInflection, getLemma
 
-    return [lemma.lower() for lemma in getLemma(word, universal) if word in getInflection(lemma, tag)]
+    lemmas = [lemma.lower() for lemma in getLemma(word, universal) if lemma]  # of the adjective "er" it is ""
+    return [lemma for lemma in lemmas if word in getInflection(lemma, tag)]
 
 
 def _akin(a: str, b: str) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .findings import LEAST
+from .runs import TITLES
 
 # Okabe and Ito (2008): colours that the colour-blind can tell apart; without yellow, which is faint on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -81,18 +82,20 @@ def synthetic_curves(
 def budget_curves(curves: Mapping[str, Rows], n: int) -> Figure:
     """Pass@1 against generations allowed per problem; Wilson bands of the agent and of the best of the others.
 
-    A run that went on past the budget of the others is drawn up to that.
+    ``curves``: by strategy, with ``_`` or a space in its name, which has its colour and marker in every figure. A run that went on past the budget of the others is drawn up to that.
     """
     budget = sorted(map(len, curves.values()))[-2:][0]
     shown = {name: curve[:budget] for name, curve in curves.items()}
     best = max((name for name in shown if name[:3] != "ppo"), key=lambda n: shown[n][-1]["pass_at_1"], default="")
     labels = _on_top({name: [p["pass_at_1"] for p in curve] for name, curve in shown.items()})
     figure, (axis,) = _axes(f"Solved share against budget, n = {n} problems, 1 seed")
-    for (name, curve), colour, marker in zip(shown.items(), COLOURS, MARKERS, strict=False):
+    for name, curve in shown.items():
+        colour, marker = _style(name.replace(" ", "_"))
         budgets, share = [point["budget"] for point in curve], [100 * point["pass_at_1"] for point in curve]
         line, label = labels[name]
         band = name in ("ppo", best)
-        axis.plot(budgets, share, line, marker=marker, color=colour, label=label.replace("_", ", ") + " (band)" * band)
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        axis.plot(budgets, share, line, label=label.replace("_", ", ") + " (band)" * band, **style)
         if band:
             low, high = np.array([point["pass_at_1_interval"] for point in curve]).T * 100
             axis.fill_between(budgets, low, high, color=colour, alpha=0.13, linewidth=0)
@@ -100,6 +103,12 @@ def budget_curves(curves: Mapping[str, Rows], n: int) -> Figure:
     axis.set_xticks(range(1, budget + 1))
     _legend(axis)
     return figure
+
+
+def _style(strategy: str) -> tuple[str, str]:
+    """Colour and marker of a strategy."""
+    index = list(TITLES).index(strategy)
+    return MANY[index], MARKERS[index]
 
 
 def _on_top(curves: Mapping[str, Sequence[float]]) -> dict[str, tuple[Any, str]]:
@@ -130,17 +139,15 @@ def _running(values: Any, window: int = 5) -> list[float]:
     return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
 
 
-def actions_by_step(attempts: Rows, actions: Sequence[str], stops: Rows = ()) -> Figure:
+def actions_by_step(attempts: Rows, actions: Sequence[str]) -> Figure:
     """Share of each action at each step of an evaluation; ``actions`` by the number that an attempt has.
 
-    ``stops``: rows of ``stops.jsonl``, picks of the last action. Steps with fewer than five choices are left out.
+    Steps with fewer than five choices are left out.
     """
-    steps = max(row["attempt"] for row in [*attempts, *stops]) + 1
+    steps = max(row["attempt"] for row in attempts) + 1
     counts = np.zeros((steps, len(actions)), int)
     for row in attempts:
         counts[row["attempt"], row["action"]] += 1
-    for row in stops:
-        counts[row["attempt"], -1] += 1
     drawn = {f"{i + 1}\nn = {row.sum()}": row for i, row in enumerate(counts) if row.sum() >= LEAST}
     figure, (axis,) = _axes("What the agent picks, evaluation, 1 seed")
     _stacked(axis, range(len(drawn)), drawn.values(), actions)
@@ -150,11 +157,10 @@ def actions_by_step(attempts: Rows, actions: Sequence[str], stops: Rows = ()) ->
     return figure
 
 
-def budget_and_tokens(curves: Mapping[str, Rows], names: Sequence[str], bands: Sequence[str], words: str) -> Figure:
+def budget_and_tokens(curves: Mapping[str, Rows], bands: Sequence[str], words: str) -> Figure:
     """Pass@1 against generations allowed and against tokens spent, one line per strategy, points for single attempts.
 
-    ``names``: all strategies, which fixes the style of each; ``bands``: those with their 95 % band, the first in front;
-    ``words``: over what. Left, a run that went on past the budget of the others is cut there.
+    ``curves``: by title; ``bands``: those with their 95 % band, the first in front; ``words``: over what. Left, a run that went on past the budget of the others is cut there.
     """
     figure, axes = _axes("By generations", "By tokens", width=12, height=4.2, words=words)
     budget = sorted(len(curve) for curve in curves.values())[-2:][0]
@@ -162,8 +168,9 @@ def budget_and_tokens(curves: Mapping[str, Rows], names: Sequence[str], bands: S
     labels = _on_top({name: values if len(values) > 1 else [float(i)] for i, (name, values) in enumerate(left.items())})
     order = sorted(curves, key=lambda name: -left[name][-1])
     for name in order:
-        index = list(names).index(name)
-        style = {"color": MANY[index], "marker": MARKERS[index], "markersize": 5}
+        colour, marker = _style(next(strategy for strategy, title in TITLES.items() if title == name))
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markeredgecolor": "white"}
+        style |= {"markersize": 6 if len(curves[name]) > 1 else 8, "markeredgewidth": 0.6}
         style["label"] = labels[name][1] + " (band)" * (name in bands)
         front = name in bands[:1]
         for axis, key, last in zip(axes, ("budget", "tokens"), (budget, None), strict=True):
@@ -171,9 +178,16 @@ def budget_and_tokens(curves: Mapping[str, Rows], names: Sequence[str], bands: S
             x = [point[key] for point in curve]
             share, low, high = (100 * np.array([point[k] for point in curve]) for k in ("pass_at_1", "low", "high"))
             line = labels[name][0] if len(curve) > 1 else ""
-            axis.plot(x, share, linestyle=line, linewidth=2.5 if front else 1.4, zorder=4 if front else 3, **style)
+            axis.plot(
+                x,
+                share,
+                linestyle=line,
+                linewidth=2.5 if front else 1.4,
+                zorder=5 if not line else 4 if front else 3,
+                **style,
+            )
             if name in bands:
-                axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+                axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes[0].set(xlabel="code generations allowed per problem", ylabel="Pass@1 (%)")
     axes[0].set_xticks(range(1, budget + 1))
     axes[1].set(xlabel="LLM tokens spent per problem, prompts included", xlim=(0, None))
@@ -211,7 +225,7 @@ def action_shares(steps: Mapping[str, Any], errors: Mapping[str, Any], actions: 
     """
     titles = "By step of the episode", "By the error seen before"
     figure, axes = _axes(*titles, width=11, words=words)
-    for axis, groups, label in zip(axes, (steps, errors), ("step", "kind of error"), strict=True):
+    for axis, groups, prefix in zip(axes, (steps, errors), ("step ", ""), strict=True):
         positions: list[float] = []
         ticks, bars = [], []
         for group, seeds in groups.items():
@@ -219,11 +233,11 @@ def action_shares(steps: Mapping[str, Any], errors: Mapping[str, Any], actions: 
             middle = list(seeds)[len(seeds) // 2]
             for offset, (seed, counts) in enumerate(seeds.items()):
                 positions.append(start + offset)
-                ticks.append(f"{seed}\n{group}" if seed == middle else str(seed))
+                ticks.append(f"{seed}\n{prefix}{group}" if seed == middle else str(seed))
                 bars.append(counts)
         _stacked(axis, positions, bars, actions)
-        axis.set_xticks(positions, ticks)
-        axis.set(xlabel=f"seed, and {label}", ylim=(0, 100))
+        axis.set_xticks(positions, ticks, fontsize=8)
+        axis.set(xlabel="seed", ylim=(0, 100))
     axes[0].set(ylabel="share of actions (%)")
     _legend(axes[1])
     return figure
@@ -241,6 +255,7 @@ def failure_kinds(shares: Mapping[str, tuple[Mapping[str, float], Sequence[float
         label = "solved, each seed" if i == 0 else None
         axis.plot(100 * np.array(seeds), [i] * len(seeds), "|", color="black", markersize=11, label=label)
     axis.set_yticks(range(len(shares)), list(shares))
+    axis.margins(y=0.02)
     axis.set(xlabel="share of problems (%)", xlim=(0, 100))
     axis.invert_yaxis()
     _legend(axis)

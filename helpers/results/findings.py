@@ -300,5 +300,19 @@ def bank_says(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -
     return f"Of the bank's training problems, pass@1 is by {'; '.join(said)}."
 
 
+def bank_numbers(bank: RunDir) -> Iterator[str]:
+    """The numbers that the bank's run reports of itself, one line each."""
+    for name, value in bank.summary.get("bank", {}).items():
+        yield f"{name}: {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
