@@ -173,12 +173,15 @@ def _data(values: dict) -> Iterator[Finding]:
     from ppo_codet5.helpers import assets
     from ppo_codet5.helpers.problems import ProblemError, load_problems
 
-    sources = [s for s in grid.problem_sources(values) if not assets.missing({s[0]} & assets.ASSETS.keys())]
-    for source, split, limit in sources:
+    failed: set[str] = set()  # asked for once: a hub that cannot be reached is waited for
+    for source, split, limit in grid.problem_sources(values):
+        if source in failed or assets.missing({source} & assets.ASSETS.keys()):
+            continue
         try:
             count = len(load_problems(source, split, limit))
             yield True, f"{source}, split {split}: {count} problems", ""
         except ProblemError as error:
+            failed.add(source)
             yield False, f"problems {source}, split {split}, cannot be loaded", str(error)
     checks = {"embedder": assets.check_embedder, "word_vectors": assets.check_word_vectors}
     for role, check in checks.items():

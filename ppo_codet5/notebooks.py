@@ -5,6 +5,7 @@ Those in the working folder, as ``ppo-codet5 notebooks`` copies them, are used i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,14 +89,18 @@ def chosen(profile: str, numbers: Sequence[str] | None) -> list[str]:
 
 def cell_of(notebook: Path) -> dict[str, Any]:
     """What the parameters cell of a notebook defines: its defaults and, in ``__annotations__``, their types."""
-    import nbformat
-
-    cells = nbformat.read(notebook, as_version=4).cells
-    cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     namespace: dict[str, Any] = {}
-    # Flat literals, from our own notebook; without this module's "annotations" future, which makes types texts.
-    exec(compile(cell.source, "parameters", "exec", dont_inherit=True), namespace)
-    return namespace
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]  # nbformat takes seconds to import
+        cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+        # Flat literals; without this module's "annotations" future, which makes types texts.
+        exec(compile("".join(cell["source"]), "parameters", "exec", dont_inherit=True), namespace)
+        return {"__annotations__": {}, **namespace}
+    except Exception as error:  # a copy may have been changed into anything
+        raise RunError(
+            f"{notebook} has no cell tagged parameters that can be read ({type(error).__name__}: {error}); mend it, or "
+            "copy the original again with ppo-codet5 notebooks --force"
+        ) from None
 
 
 def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:

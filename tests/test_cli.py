@@ -18,7 +18,7 @@ import pytest
 from ppo_codet5.helpers.runs import read_rows
 from tiny import save_llama, save_t5
 
-from ppo_codet5 import cli, grid, reproduce, running
+from ppo_codet5 import cli, grid, notebooks, reproduce, running
 from ppo_codet5.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +181,7 @@ def test_controls_policies_seeds_and_json(
     out = here(*line, "--control", "random")
     table = rows(out)
     assert list(table) == ["ppo", "ppo_sampled", "resampling", "random"]
-    assert out.index("loading PyTorch") < out.index("loading ") < out.index("training: 12 episodes, on 4 problems")
+    assert out.index("loading PyTorch") < out.index("loading /") < out.index("training: 12 episodes, on 4 problems")
     assert "compared  ppo-codet5 reproduce --notebooks 04 -p runs=run\n" in out
     for folder in (tmp_path / "run", tmp_path / "run" / "resampling"):
         assert json.loads((folder / "config.json").read_text())["identity"]["seed"] == 3
@@ -212,7 +212,8 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(
     tmp_path: Path, here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = ("train", "--profile", "laptop", "--output-dir", "run", "--plan")
-    out = here(*line, "--set", "max_episodes=96", "--control", "random")
+    few = ("max_episodes=96", "episodes_per_update=48", "max_steps=4", "eval_samples=20")
+    out = here(*line, *(part for name in few for part in ("--set", name)), "--control", "random")
     assert re.search(r"^models    smollm2-135m writes, smollm2-135m rewrites$", out, re.MULTILINE)
     assert re.search(r"^problems  \d+ to train on, 20 to score; visible asserts: 1$", out, re.MULTILINE)
     assert "training  2 updates of 48 episodes, at most 4 generations each: 384\n" in out
@@ -457,8 +458,26 @@ def test_notebooks_are_copied_and_never_overwritten_unasked(tmp_path: Path, says
     assert (folder / "01_ppo_codet5.ipynb").read_bytes() == (ROOT / "01_ppo_codet5.ipynb").read_bytes()
 
 
-def test_copies_are_used_in_their_folder_and_that_is_said(
+def test_the_copy_of_04_opens_without_an_error_and_reads_what_the_others_leave(
     tmp_path: Path, here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here("notebooks", "mine")
+    here("notebooks", "mine", "--force")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    notebook = tmp_path / "moved" / "04_results.ipynb"
+    assert notebooks.cell_of(notebook)["runs"] == "runs" != notebooks.cell_of(ROOT / notebook.name)["runs"]
+    monkeypatch.chdir(notebook.parent)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    task = grid.Task("04", notebook.name, tmp_path / "out" / "04.ipynb", tmp_path / "out", {})
+    assert list(running.run_all([task], 1)) == [(task, "")]
+    assert (notebook.parent / "runs" / "04_results" / "results_table.md").exists()
+
+
+def test_copies_are_used_in_their_folder_and_that_is_said(
+    tmp_path: Path,
+    here: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     here("notebooks", ".")
     profile, notebook = tmp_path / "profiles" / "smoke.yaml", tmp_path / "01_ppo_codet5.ipynb"
@@ -475,10 +494,13 @@ def test_copies_are_used_in_their_folder_and_that_is_said(
     monkeypatch.setattr(running, "execute", lambda source, output, values: ran.append(source.absolute()))
     assert running.attempt(grid.Task("01", notebook.name, tmp_path / "out.ipynb", tmp_path, {})) == ""
     assert ran == [notebook]
+    notebook.write_text("{}")
+    assert cli.main(list(plan)) == 1
+    assert "01_ppo_codet5.ipynb has no cell tagged parameters that can be read" in capsys.readouterr().err
     notebook.unlink()
     assert "03_baselines.ipynb; the package's 01_ppo_codet5.ipynb\n" in here(*plan)
     monkeypatch.chdir(ROOT)
-    assert "copies" not in here(*plan, "-p", f"run_dir={tmp_path / 'elsewhere'}")
+    assert "your copies" not in here(*plan, "-p", f"run_dir={tmp_path / 'elsewhere'}")
 
 
 def test_doctor_says_what_works_and_what_to_do(
@@ -489,16 +511,29 @@ def test_doctor_says_what_works_and_what_to_do(
     assert "all that laptop needs works here" in out and re.search(r"^ok  sandbox  level \w+", out, re.MULTILINE)
     import huggingface_hub.constants
     import torch
-    from ppo_codet5.helpers import models
+    from ppo_codet5.helpers import assets, models, problems
 
+    def hub_rows(dataset: str, config: str | None) -> None:
+        raise problems.ProblemError(f"cannot load the data set {dataset} from the Hugging Face hub")
+
+    def word_vectors(name: str) -> None:
+        if name != "glove":
+            raise assets.AssetError(f"word vectors {name!r} are not to be had; use 'glove'")
+
+    monkeypatch.setattr(problems, "_hub_rows", hub_rows)
+    monkeypatch.setattr(assets, "check_word_vectors", word_vectors)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["doctor", "--profile", "codellama_a100"]) == 1
     out = capsys.readouterr().out
     assert re.search(r"^NO  device .*no GPU\n +> install a CUDA build", out, re.MULTILINE)
     assert re.search(r"^NO  models   codellama/CodeLlama-7b-Instruct-hf .*\n +> .*cannot be reached", out, re.MULTILINE)
+    assert re.search(r"^NO  data     problems mbpp, split train, .*\n +> cannot load the data set .*mbpp", out, re.M)
+    assert re.search(r"^NO  data     embedder sentence-transformers/all-MiniLM-L6-v2 .*\n +> .*reached", out, re.M)
+    assert re.search(r"^NO  data     word_vectors fasttext-wiki-news-subwords-300 .*\n +> .*'glove'", out, re.M)
     assert "must be mended first" in out
     monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(assets, "ask_index", lambda package: None)
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^--  assets   not in the cache yet: smollm2-135m, .*\n +> fetched at .*about 280 MB", out, re.M)
@@ -511,6 +546,23 @@ def test_doctor_says_what_works_and_what_to_do(
     (tmp_path / "humaneval.yaml").write_text("problems: humaneval\n")
     assert cli.main(["doctor", "--profile", str(tmp_path / "humaneval.yaml")]) == 0
     assert re.search(r"^--  assets   not in the cache yet: .*humaneval, .*$", capsys.readouterr().out, re.M)
+
+
+def test_doctor_does_not_say_that_all_works_where_nothing_is_there_and_no_index_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^NO  assets   not in the cache yet: smollm2-135m, .* \(280 MB\)\n +> cannot download llm-", out, re.M
+    )
+    assert out.endswith("\n1 of these must be mended first\n")
+    assert cli.main(["doctor", "--json"]) == 1
+    read = json.loads(capsys.readouterr().out)
+    assert not read["works"] and [f["check"] for f in read["findings"] if f["works"] is False] == ["assets"]
+    assert not (tmp_path / "empty").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*An exception occurred")  # models cannot be copied into the spec

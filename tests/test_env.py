@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import warnings
@@ -1037,3 +1038,17 @@ def test_an_episode_is_the_same_alone_and_in_a_batch_for_every_action(make, acti
 
     together = texts([p.task_id for p in TRAIN[:3]])
     assert all(texts([task_id])[task_id] == rows for task_id, rows in together.items())
+
+
+def test_the_judged_mutants_are_those_that_mutation_makes(lexicon: Lexicon, embedder: Embedder) -> None:
+    """results/mutation/mutants.csv: the first 60 texts that change, in a drawn order; a reader saw nothing but the pairs."""
+    root = Path(__file__).parents[1]
+    lines = (root / "data" / "starter" / "starter.jsonl").read_text().splitlines()
+    texts, order = [json.loads(line)["text"] for line in lines], np.random.default_rng(0).permutation(len(lines))
+    with open(root / "results" / "mutation" / "mutants.csv", newline="") as file:
+        judged = list(csv.DictReader(file))
+    few = [(texts[i], np.random.default_rng([0, int(i)])) for i in order[:70]]
+    mutants = EpicGA(lexicon, embedder).mutate([text for text, _ in few], [rng for _, rng in few])
+    made = [(text, mutant) for (text, _), mutant in zip(few, mutants, strict=True) if mutant != text]
+    assert made[:60] == [(row["original"], row["mutant"]) for row in judged] and len(judged) == 60
+    assert sum(row["accepted"] == "1" for row in judged) >= 48  # 8 in 10
