@@ -215,6 +215,8 @@ def _train(args: argparse.Namespace) -> int:
     print(*(f"{name:9s} {path}" for name, path in files.items()), sep="\n")
     if args.control:
         print(f"compared  ppo-codet5 reproduce --notebooks 04 -p runs={args.output_dir}")
+    else:
+        print("note      an agent alone says nothing: give --control resampling too, a rule that spends as much")
     return 0
 
 
@@ -225,7 +227,8 @@ def _plan(values: dict[str, Any], folder: Path, controls: list[str]) -> str:
     train, *_, score = (len(load_problems(*source)) for source in grid.problem_sources(values))
     updates, budget = values["max_episodes"] // values["episodes_per_update"], values["max_steps"]
     ways = ["ppo", "ppo_sampled", *controls]
-    state = next((s for name, s in _STATES.items() if (folder / name).exists()), "new")
+    states = {"summary.json": "complete, will be read", "checkpoint.pt": "goes on from its checkpoint"}
+    state = next((words for name, words in states.items() if (folder / name).exists()), "new")
     lines = {
         "models": f"{values['code_model']} writes, {values['rewriter_model']} rewrites",
         "problems": f"{train} to train on, {score} to score; visible asserts: {values['visible_tests']}",
@@ -236,9 +239,6 @@ def _plan(values: dict[str, Any], folder: Path, controls: list[str]) -> str:
         "directory": f"{folder}: {state}",
     }
     return "\n".join(f"{name:9s} {text}" for name, text in lines.items())
-
-
-_STATES = {"summary.json": "complete, will be read", "checkpoint.pt": "goes on from its checkpoint"}
 
 
 def _trainer(config: Config, show: Callable[[str], None]) -> PPOCodeT5Trainer:
@@ -316,6 +316,7 @@ def _notebooks(args: argparse.Namespace) -> int:
     there = [name for name in sources if (folder / name).exists()]
     if there and not args.force:
         raise RunError(f"{folder} has {', '.join(there)} already; choose another folder, or --force to replace them")
+    check_writable(folder)
     for name, source in sources.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         # The committed results that notebook 04 reads are not there: its copy reads what those beside it leave.

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from ppo_codet5.helpers import settings
-from ppo_codet5.helpers.runs import RunError, user_path, write_atomically
+from ppo_codet5.helpers.runs import RunError, check_writable, user_path, write_atomically
 from ppo_codet5.notebooks import FORMS, cell_of, check_names, chosen, load_profile, resource
 
 
@@ -89,7 +89,7 @@ class ModelConfig(Section):
     max_length: int = _option(256, "limit of a program, in tokens", "max_new_tokens")
     rewrite_temperature: float = _option(0.7, "of the rewriter")
     rewrite_style: str = _option(
-        "specification", 'one "sentence" in place of the task; after it a "specification", "elaboration" or "plan"'
+        "specification", 'one "sentence" in place of the task, or a "specification", "elaboration" or "plan"'
     )
     rewrite_tokens: int = _option(96, "limit of a rewrite, in tokens")
     reflection_tokens: int = _option(96, "limit of a reflection, in tokens")
@@ -148,9 +148,7 @@ class EnvironmentConfig(Section):
     success_reward: float = _option(1.0, "added when all visible asserts pass")
     timeout_seconds: float = _option(2.0, "least CPU limit of a program, more where the reference needs more")
     preamble: str = _option("", 'code that runs before each program, e.g. "import math, re"')
-    actions: str = _option(
-        "direct,mutation,rewriting", 'what the agent may do; "repair" and "stop" may be added'
-    )
+    actions: str = _option("direct,mutation,rewriting", 'what the agent may do; "repair" and "stop" may be added')
     observation: str = _option("full", 'what the agent sees: "full", or "scalars" without the embeddings')
     edit_base: str = _option(
         "original", 'what an edit starts from: "original", or "best", the text with the best visible score'
@@ -201,6 +199,7 @@ class Config(Section):
         target = user_path(path)
         if target.is_dir():
             raise ConfigError(f"{path} is a folder: give the name of the file to write, e.g. {target / 'config.json'}")
+        check_writable(target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, (json.dumps(asdict(self), indent=2) + "\n").encode())
         return target
@@ -212,6 +211,10 @@ class Config(Section):
             values = json.loads(user_path(path).read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise ConfigError(f"no config at {path}: ppo-codet5 config --output {path} writes one") from None
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be read ({error.strerror}): give a file as ppo-codet5 config writes it"
+            ) from None
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from None
         if isinstance(values, dict) and "identity" in values:

@@ -65,7 +65,7 @@ class Parameters:
     mutation_rate: float = 0.25  # probability that a word that may change does
     min_similarity: float = 0.8  # least cosine between a mutant and the original text
     rewrite_temperature: float = 0.7  # of the rewriter
-    rewrite_style: str = "sentence"  # one in place of the task; after it a "specification", "elaboration" or "plan"
+    rewrite_style: str = "sentence"  # one "sentence" in place of the task, or a "specification", "elaboration" or "plan"
     rewrite_tokens: int = 40  # limit of a rewrite
     reflection_tokens: int = 24  # limit of a reflection
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
@@ -1287,7 +1287,7 @@ class PPOCodeT5Trainer:
 
     def __init__(self, config, code=None, rewriter=None, parts=None):
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
-        self.names = action_names(config)
+        self.names = action_names(self.config)
         self.problems = {"train": load_split(self.config, "train")}
         self.scored, self.agent = load_split(self.config, self.config.eval_split, scored=True), None
 

@@ -383,6 +383,19 @@ def test_a_full_disk_leaves_no_half_file(arguments: list[str], empty: Path) -> N
     assert [path for path in (empty / "here").rglob("*") if path.is_file()] == []
 
 
+def test_a_full_disk_leaves_no_half_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import papermill
+
+    def half(notebook: str, output: str, **_: object) -> None:
+        Path(output).write_text('{"cells": [')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(papermill, "execute_notebook", half)
+    task = grid.Task("01", "01_ppo_codet5.ipynb", tmp_path / "01.ipynb", tmp_path, {})
+    assert running.attempt(task) == "[Errno 28] No space left on device"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -402,6 +415,20 @@ def test_a_folder_is_no_config_to_write(
         assert cli.main(["config", "--output", ".", *more]) == 1
         assert ". is a folder: give the name of the file to write, e.g. config.json" in sentence(*capsys.readouterr())
     assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["config", "--output"], ["notebooks"]], ids=lambda command: command[0])
+def test_a_place_that_cannot_be_written(
+    command: list[str], empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(empty)
+    Path("file").touch()
+    for place in ("/proc/new/here", "file/here"):
+        assert cli.main([*command, place]) == 1
+        assert re.search(r" cannot be written \(.*\); choose another folder", sentence(*capsys.readouterr()))
+    assert list(empty.iterdir()) == [empty / "file"]
+    assert cli.main(["train", "--config", ".", "--output-dir", "run"]) == 1
+    assert ". cannot be read (Is a directory): give a file" in sentence(*capsys.readouterr())
 
 
 def test_an_interrupt_of_reproduce_is_one_line(empty: Path) -> None:

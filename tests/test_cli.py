@@ -157,7 +157,7 @@ def test_train_and_eval_exactly_as_the_readme_writes_them(
     assert summary["scores"]["ppo"]["n"] == 4
     assert {path: path.read_bytes() for path in committed} == committed
     again = here("train", "--config", "config.json", "--output-dir", "./results")
-    assert "is complete: read, not run again" in again
+    assert "is complete: read, not run again" in again and "give --control resampling too" in again
     checkpoint = ("eval", "--checkpoint", "./results/final_model.pt", "--episodes")
     out = here(*checkpoint, "50")
     assert "there are 4 problems to score, fewer than --episodes 50" in out

@@ -195,6 +195,7 @@ STRATEGIES = {  # by notebook, and the figures
             "resampling",
             "random",
             "fixed_action",
+            "mixture",
             "schedule",
             "bandit",
             "epic",
@@ -231,6 +232,9 @@ def check_run(
             )
             assert json.loads(path.read_text())["scores"][strategy]["n"] == 4
             assert f"{strategy} " in done.stdout
+        if stem == "03_baselines":
+            (path,) = (folder / "runs/smoke" / stem).glob(f"bank_*{form}_seed0/summary.json")
+            assert json.loads(path.read_text())["bank"]["problems"] == 4
         drawn = {p.name for p in (folder / "runs/smoke" / stem / "figures").iterdir() if p.stat().st_size > 5000}
         assert {f"{name}{form}.{kind}" for name in figures for kind in ("png", "svg")} <= drawn
     assert "done in" in done.stdout
@@ -279,5 +283,5 @@ def test_the_real_small_model_runs_them_all_and_what_is_complete_is_read(tmp_pat
     again = run(tmp_path, "--notebooks", *numbers)
     check_run(tmp_path, again, *numbers)
     assert again.stdout.count("is complete: read, not run again") == 6
-    assert again.stdout.count(": complete, read from") == 20
+    assert again.stdout.count(": complete, read from") == 24  # twelve in each form
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.jsonl")} == logs

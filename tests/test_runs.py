@@ -65,7 +65,7 @@ def test_a_run_from_start_to_end(tmp_path):
         or config["versions"]["torch"] in torch.__version__
     )
     assert {p.name for p in path.iterdir() if p.name[0] != "."} == {
-        "config.json", "summary.json", "checkpoint.pt", "attempts.jsonl", "metrics.jsonl", "timings.jsonl",
+        "config.json", "summary.json", "checkpoint.pt", "attempts.jsonl", "stops.jsonl", "metrics.jsonl", "timings.jsonl",
     }  # fmt: skip
     (plain := tmp_path / "plain").write_text("")
     modes = {p.stat().st_mode for p in path.iterdir() if p.name[0] != "."}
