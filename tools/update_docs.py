@@ -2,6 +2,7 @@
 
 python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop
 python benchmarks/rollout.py --output results/speed/rollout.json
+python benchmarks/decoders.py --rows 8,24,96 --output results/speed/decoders.json
 python tools/update_docs.py
 """
 
@@ -278,13 +279,38 @@ def forms() -> str:
     return "\n".join(lines)
 
 
+def decoders() -> str:
+    """Tokens per second of ways to generate, by rows at once; the first rows are ours."""
+    record = json.loads((ROOT / "results" / "speed" / "decoders.json").read_text(encoding="utf-8"))
+    machine, sets = (
+        record["machine"],
+        [name for name in record["instruction_sets"] if name.startswith(("avx512_v", "amx"))],
+    )
+    rows = sorted({run["rows"] for case in record["cases"] for run in case["runs"]})
+    lines = [
+        f"{machine['cores']} cores ({machine['cpu_model']}; {', '.join(sets)}), {record['new']} tokens for each row, one run:",
+        "",
+        "| model, engine | " + " | ".join(f"{count} rows" for count in rows) + " | memory |",
+        "|---|" + "---|" * (len(rows) + 1),
+    ]
+    for case in record["cases"]:
+        rates = {run["rows"]: run for run in case["runs"]}
+        cells = " | ".join(f"{rates[count]['tokens_per_second']:.1f}" for count in rows)
+        name = f"{case['model']}, {case['engine']} {case['dtype']}"
+        lines.append(f"| {name} | {cells} | {case['peak_memory_mb'] / 1000:.1f} GB |")
+        if case["engine"] == "own":
+            floors = " | ".join(f"{rates[count]['tokens'] / rates[count]['floor']['seconds']:.1f}" for count in rows)
+            lines.append(f"| its linear layers alone | {floors} | |")
+    return "\n".join(lines)
+
+
 BLOCKS = {
     "README.md": {"results": results, "held": held, "in short": in_short},
     "docs/models.md": {"published": published, "forms": forms},
     "docs/running.md": {"minutes": minutes},
     "docs/scaling.md": {"cluster": cluster},
     "docs/settings.md": {"settings": Config().table},
-    "docs/speed.md": {"speed": speed, "neighbour": neighbour},
+    "docs/speed.md": {"speed": speed, "decoders": decoders, "neighbour": neighbour},
 }
 
 
