@@ -285,28 +285,13 @@ def _eval(args: argparse.Namespace) -> int:
         print(f"note: the agent as it was at the last checkpoint of {checkpoint.parent}")
     if args.episodes and args.episodes > len(trainer.scored):
         print(f"note: there are {len(trainer.scored)} problems to score, fewer than --episodes {args.episodes}")
-    play = trainer.evaluate if args.policy == "argmax" else _evaluate_sampled(trainer)
-    scores = play(args.episodes, args.output_dir)["scores"]
+    strategy = "ppo" if args.policy == "argmax" else "ppo_sampled"
+    scores = trainer.evaluate(args.episodes, args.output_dir, strategy=strategy)["scores"]
     if args.json:
         print(json.dumps({"scores": scores}, indent=2), file=args.out)
     else:
         print(scoring.table(scores))
     return 0
-
-
-def _evaluate_sampled(trainer: PPOCodeT5Trainer) -> Callable[..., dict[str, Any]]:
-    """As ``trainer.evaluate``, with actions drawn with their probabilities."""
-    from ppo_codet5.helpers import runs
-
-    agent: Any = trainer.agent
-    weights = runs.stable_hash(*(tensor.tolist() for tensor in agent.state_dict().values()))
-
-    def evaluate(episodes: int | None, output_dir: Path | None) -> dict[str, Any]:
-        name, problems = f"sampled evaluation of agent {weights:x}", trainer.scored[:episodes]
-        with runs.scratch(output_dir) as folder:
-            return trainer.run(folder, name, ("ppo_sampled",), problems, runs.report)
-
-    return evaluate
 
 
 def _notebooks(args: argparse.Namespace) -> int:

@@ -117,6 +117,11 @@ def action_names(config):
     return names
 
 
+def generating(config):
+    """The numbers of the actions that generate: all but "stop"."""
+    return [number for number, name in enumerate(action_names(config)) if name != "stop"]
+
+
 @dataclass
 class Parts:
     """What the method runs on: models, lexicon, embedder and sandbox (all of them helpers, none of them the method)."""
@@ -218,6 +223,12 @@ def code_request(problem, task, config, seed, reflections=()):
     return Request(prompt, seed=seed, prefix=start, stop=STOP_RULE, entry_point=problem.entry_point, **sampling)
 
 
+def cosines(embedder, texts, others):
+    """The cosine of each text with its other, [n]."""
+    vectors = embedder.encode([*texts, *others])
+    return (vectors[: len(texts)] * vectors[len(texts) :]).sum(1)
+
+
 class EpicGA:
     """Word-level mutation that keeps the meaning (EPiC, arXiv 2408.11198, section 3.2).
 
@@ -262,10 +273,6 @@ class EpicGA:
         old, new = ([token for token, _ in self.lexicon.tokenize(t)] for t in (text, mutant))
         return ["".join([*old[:i], new[i], *old[i + 1 :]]) for i in range(len(old)) if old[i] != new[i]]
 
-    def similarity(self, texts, others):
-        """The cosine of each text with its other, ``[n]``."""
-        return (self.embedder.encode(texts) * self.embedder.encode(others)).sum(1)
-
     def mutate(self, texts, rngs, originals=None, keep=None):
         """One mutant for each text; a text for which ``tries`` draws give nothing acceptable comes back unchanged.
 
@@ -274,7 +281,7 @@ class EpicGA:
         """
         result, pending = list(texts), list(range(len(texts)))
         originals, keep = originals or list(texts), keep or [()] * len(texts)
-        near = self.similarity(texts, originals)
+        near = cosines(self.embedder, texts, originals)
         least = self.min_similarity * np.where(near < self.min_similarity, near, 1)  # of a text that was rewritten
         for _ in range(self.tries):
             mutants = {i: self.draw(texts[i], rngs[i], keep[i]) for i in pending}
@@ -285,8 +292,8 @@ class EpicGA:
                 checks += [(i, text, texts[i], (1 + self.min_similarity) / 2) for text in alone]
             if not checks:
                 continue
-            cosines = self.similarity([check[1] for check in checks], [check[2] for check in checks])
-            wrong = {i for (i, *_, bound), cosine in zip(checks, cosines, strict=True) if cosine < bound}
+            found = cosines(self.embedder, [check[1] for check in checks], [check[2] for check in checks])
+            wrong = {i for (i, *_, bound), cosine in zip(checks, found, strict=True) if cosine < bound}
             result = [changed[i] if i in changed and i not in wrong else text for i, text in enumerate(result)]
             pending = [i for i in pending if result[i] == texts[i]]
         return result
@@ -727,9 +734,8 @@ class PromptWorld:
         tasks, costs = self.editor.edit(episodes, names, self.clock)
         replies, programs, verdicts = write_and_run(self, episodes, tasks)
         originals = [clean_task(episode.problem.text) for episode in episodes]
-        vectors = self.clock("embedding", self.parts.embedder.encode, tasks + originals)
-        cosines = (vectors[: len(tasks)] * vectors[len(tasks) :]).sum(1)
-        rewards, results = [], zip(names, tasks, programs, replies, verdicts, costs, cosines, strict=True)
+        near = self.clock("embedding", cosines, self.parts.embedder, tasks, originals)
+        rewards, results = [], zip(names, tasks, programs, replies, verdicts, costs, near, strict=True)
         for episode, result in zip(episodes, results, strict=True):
             row = attempt_row(self, episode, *result)
             rewards.append(reward(self.config, episode.best, scoring.share(row["visible_mask"])))
@@ -1238,8 +1244,7 @@ def uniform(config, episode, role):
 
 def policies(config, agent=None):
     """Strategies by name: functions of (observations [N, size], slots [N]) to actions [N]; idle slots are None."""
-    names = action_names(config)
-    edits = [number for number, name in enumerate(names) if name != "stop"]
+    names, edits = action_names(config), generating(config)
 
     def sampled(observations, slots):
         with torch.no_grad():
@@ -1325,15 +1330,16 @@ class PPOCodeT5Trainer:
             raise runs.RunError(f"unknown control {strategy!r}; choose {' or '.join(CONTROLS)}")
         return self.run(output_dir, strategy, (strategy,), self.scored, report)
 
-    def evaluate(self, num_episodes=None, output_dir=None, report=runs.report):
-        """Score the agent on the first ``num_episodes`` problems that are scored; returns the summary."""
+    def evaluate(self, num_episodes=None, output_dir=None, report=runs.report, strategy="ppo"):
+        """Score the agent, as "ppo" or "ppo_sampled", on the first ``num_episodes`` scored problems; the summary."""
         if self.agent is None:
             raise runs.RunError("no agent to evaluate: call train() or load(checkpoint) first")
         if num_episodes is not None and num_episodes < 1:
             raise runs.RunError(f"num_episodes = {num_episodes} must be more than 0, or None for all")
         weights = runs.stable_hash(*(tensor.tolist() for tensor in self.agent.state_dict().values()))
+        name = f"{'' if strategy == 'ppo' else 'sampled '}evaluation of agent {weights:x}"
         with runs.scratch(output_dir) as folder:
-            return self.run(folder, f"evaluation of agent {weights:x}", ("ppo",), self.scored[:num_episodes], report)
+            return self.run(folder, name, (strategy,), self.scored[:num_episodes], report)
 
     def run(self, output_dir, name, strategies, problems, report):
         """Open or resume the run directory, train if the run is "ppo", evaluate the strategies, write the summary."""
@@ -1355,8 +1361,7 @@ class PPOCodeT5Trainer:
                 train_agent(run, self.agent, world("train", "ppo", self.problems["train"]), state, report)
                 run.save("final_model.pt", {"agent": self.agent.state_dict()})
             for strategy in strategies:
-                choose = policies(self.config, self.agent)[strategy]
-                look = "none" if strategy in CONTROLS else "next"
+                choose, look = policies(self.config, self.agent)[strategy], "none" if strategy in CONTROLS else "next"
                 evaluate_policy(run, world("eval", strategy, problems), choose, state, look, report)
             return run.finish(summarise(run, self.config, strategies, problems))
 

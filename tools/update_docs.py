@@ -1,6 +1,6 @@
 """Write the marked blocks of README.md and docs/ from results/ and the code; ``--check`` exits 1 if one is out of date.
 
-python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop
+python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop   # those committed: an earlier method, a longer profile
 python benchmarks/rollout.py --output results/speed/rollout.json
 python benchmarks/decoders.py --rows 8,24,96 --output results/speed/decoders.json
 python tools/update_docs.py
@@ -82,16 +82,15 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]]) -
 
     ``found``: the agent against every row of all columns, with Holm's p.
     """
-    controls = [column.entries[name] for name in runs.EQUAL_BUDGET if name in column.entries]
-    best = max(controls, key=lambda entry: entry.solved().mean())
-    c, p = next(pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best.strategy))
+    best = column.best_control()
+    c, p = next(pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best))
     gap, low, high = (100 * x for x in (c.difference, *c.interval))
     place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
     clear = p <= 0.05 and not low <= 0 <= high
     claim = "**no gain over the controls is shown**" if gap <= 0 or not clear else "it is above by more than chance"
     if gap < 0 and clear:
         claim += ", and it is below by more than chance"
-    title = runs.TITLES[best.strategy]
+    title = runs.TITLES[best]
     return (
         f"In {column.reference.settings['prompt_form']} form the agent is {place} the best control of equal budget, "
         f"{title[0].lower()}{title[1:]} (difference {gap:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}): {claim}."

@@ -82,7 +82,8 @@ def synthetic_curves(
 def budget_curves(curves: Mapping[str, Rows], n: int) -> Figure:
     """Pass@1 against generations allowed per problem; Wilson bands of the agent and of the best of the others.
 
-    ``curves``: by strategy, with ``_`` or a space in its name, which has its colour and marker in every figure. A run that went on past the budget of the others is drawn up to that.
+    ``curves``: by strategy, with ``_`` or a space in its name, which has its colour and marker in every figure. A
+    run that went on past the budget of the others is drawn up to that.
     """
     budget = sorted(map(len, curves.values()))[-2:][0]
     shown = {name: curve[:budget] for name, curve in curves.items()}
@@ -160,7 +161,8 @@ def actions_by_step(attempts: Rows, actions: Sequence[str]) -> Figure:
 def budget_and_tokens(curves: Mapping[str, Rows], bands: Sequence[str], words: str) -> Figure:
     """Pass@1 against generations allowed and against tokens spent, one line per strategy, points for single attempts.
 
-    ``curves``: by title; ``bands``: those with their 95 % band, the first in front; ``words``: over what. Left, a run that went on past the budget of the others is cut there.
+    ``curves``: by title; ``bands``: those with their 95 % band, the first in front; ``words``: over what. Left, a run that
+    went on past the budget of the others is cut there.
     """
     figure, axes = _axes("By generations", "By tokens", width=12, height=4.2, words=words)
     budget = sorted(len(curve) for curve in curves.values())[-2:][0]
