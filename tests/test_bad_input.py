@@ -245,10 +245,11 @@ def test_an_output_folder_of_another_config_is_refused_and_left_alone(empty: Pat
 
 
 @pytest.mark.slow
-def test_what_only_the_notebook_can_find_is_one_sentence_too(empty: Path) -> None:
+def test_word_vectors_that_nobody_has_are_one_sentence_too(empty: Path) -> None:
+    """The downloader is asked, so this takes the time that it waits for the network."""
     done = command(empty, "-p", "word_vectors=no-such-vectors", "--notebooks", "01")
     assert done.returncode == 1
-    assert re.match("error: 01_ppo_codet5: AssetError: .*no-such-vectors", sentence(done.stdout, done.stderr))
+    assert re.match("error: word vectors 'no-such-vectors' are neither", sentence(done.stdout, done.stderr))
     assert not list(empty.rglob("config.json"))
 
 

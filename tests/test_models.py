@@ -579,7 +579,7 @@ def test_smollm2_bfloat16_divergence_is_reported(capsys: pytest.CaptureFixture[s
     same = sum(a == b for a, b in zip(together, alone, strict=True))
     with capsys.disabled():
         print(f"\nbfloat16: {same} of {len(requests)} texts are the same alone and in a batch of {len(requests)}")
-    fresh = load_generator("smollm2-135m", dtype="bfloat16", device="cpu", batch_size=12)
+    fresh = TransformersGenerator(half.model, half.tokenizer, half.name, half.revision, half.batch_size)
     assert fresh.generate(requests) == together  # the same batch gives the same texts, where no start of it was kept
 
 
