@@ -69,7 +69,7 @@ test-other-python:
 
 lint: $(BIN)/.requirements-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --exclude ppo_codet5/core.py --exclude docs .
+	$(BIN)/ruff format --check --exclude ppo_codet5/core.py --exclude ppo_codet5/baselines.py --exclude docs .
 	$(BIN)/mypy
 	$(BIN)/python tools/sync_notebooks.py --check
 	$(BIN)/python tools/update_docs.py --check

@@ -410,7 +410,7 @@ def train(trainer, rows, report):
     """
     from ppo_codet5.helpers.runs import Run
 
-    from ppo_codet5.core import PromptWorld, train_agent
+    from ppo_codet5.core import PromptWorld, load_agent, train_agent
 
     with tempfile.TemporaryDirectory() as folder:
         identity = trainer.identity("ppo", trainer.scored)
@@ -423,7 +423,7 @@ def train(trainer, rows, report):
             world = PromptWorld(trainer.config, trainer.parts, trainer.problems["train"], "train", "ppo", log)
             state = {"update": 0, "memory": [], "rollout": None, "evaluated": {}}
             with contextlib.suppress(Enough):
-                train_agent(run, trainer.new_agent(), world, state, report)
+                train_agent(run, load_agent(trainer.config, trainer.parts), world, state, report)
             return run.rows("timings")
 
 

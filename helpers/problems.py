@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import hashlib
 import itertools
 import json
@@ -131,6 +132,34 @@ def load_problems(
     return problems
 
 
+def load_tasks(source: str | os.PathLike[str]) -> list[Problem]:
+    """Tasks of one's own, to be solved: a ``.jsonl`` file whose rows have ``text`` (or ``prompt``) and ``test_list``.
+
+    The rest of the MBPP schema may be there. Without ``task_id`` a task has the number of its line; without ``code`` it
+    has no reference, and without ``entry_point`` the function is the one that the first assert calls. All of
+    ``test_list`` is for the models to see; ``challenge_test_list`` is not, and judges with it what is handed in.
+
+    Raises:
+        ProblemError: a file or row that cannot be used; the message names the file and the line.
+    """
+    tasks: dict[int, tuple[Problem, str]] = {}
+    for number, (place, row) in enumerate(_file_rows(user_path(source)), 1):
+        try:
+            task, _ = _mbpp_problem({"task_id": number, "code": "", **row}, needs_reference=False)
+        except ProblemError as error:
+            raise ProblemError(f"{place}: {error}") from error
+        if task.task_id in tasks:
+            raise ProblemError(
+                f"{place}: task_id {task.task_id} was used before, in {tasks[task.task_id][1]}; give it another"
+            )
+        tasks[task.task_id] = task, place
+    if not tasks:
+        raise ProblemError(
+            f"no tasks in {os.fspath(source)!r}: give it one JSON object a line, with text and test_list"
+        )
+    return [task for task, _ in tasks.values()]
+
+
 def problem_set_hash(problems: Sequence[Problem]) -> str:
     """SHA-256 (hexadecimal) of everything in the problems, in their order: two runs with it equal saw the same tasks."""
     fields = [asdict(problem) for problem in problems]
@@ -145,7 +174,9 @@ def failing_references(problems: Sequence[Problem], sandbox: Sandbox) -> dict[in
     """What happened to the first assert that a problem's own reference does not pass, by task id; warns of them.
 
     Such a problem cannot be solved by a program that does the same. The runs are those of ``Sandbox.calibrate``.
+    Tasks without a reference are passed over.
     """
+    problems = [problem for problem in problems if problem.reference]
     verdicts = sandbox.run_patiently([problem.program(problem.reference) for problem in problems])
     failing = {
         problem.task_id: next(outcome for outcome in verdict.outcomes if outcome != "pass")
@@ -180,6 +211,31 @@ def find_entry_point(test: str, reference: str) -> str:
         f"the first assert calls nothing that the reference defines ({', '.join(sorted(defined)) or 'it defines nothing'}): "
         f"{test}"
     )
+
+
+def called(test: str, setup: str = "") -> str:
+    """The function under test where there is no reference: the first call in ``test`` to a name that is nobody else's.
+
+    First as in :func:`find_entry_point`; what ``setup`` imports or defines is looked through, and so are builtins, unless
+    there is nothing else to be called: a task may ask for a ``sum`` of its own.
+
+    Raises:
+        ProblemError: one of the two does not parse, or there is no such call.
+    """
+    taken, names = set[str](), list[str]()
+    for node in ast.walk(_parse(setup, "the setup code")):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            taken.add(node.name)
+        elif isinstance(node, ast.alias):
+            taken.add((node.asname or node.name).partition(".")[0])
+    for part in _preorder(_parse(test, "the assert")):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id not in taken:
+            names.append(part.func.id)
+    if not names:
+        raise ProblemError(
+            f"the first assert calls no function to be written; name it in the field 'entry_point': {test}"
+        )
+    return next((name for name in names if name not in dir(builtins)), names[0])
 
 
 def sides(test: str) -> tuple[str, str]:
@@ -248,7 +304,7 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
     )
 
 
-def _mbpp_problem(row: Mapping[str, Any]) -> tuple[Problem, str | None]:
+def _mbpp_problem(row: Mapping[str, Any], needs_reference: bool = True) -> tuple[Problem, str | None]:
     """The problem in a row of the MBPP schema, and the split it belongs to (None: to none of them)."""
     task_id = _field(row, "task_id", int)
     tests = _asserts(row, "test_list")
@@ -263,13 +319,18 @@ def _mbpp_problem(row: Mapping[str, Any]) -> tuple[Problem, str | None]:
     text = "prompt" if "text" not in row and "prompt" in row else "text"  # as the sanitized rows have it
     setup = [_unix(line) for line in _strings(row, "test_imports")] if "test_imports" in row else []
     setup += [_unix(_field(row, "test_setup_code", str))] if "test_setup_code" in row else []
+    setup_code = "\n".join(part for part in setup if part)
+    if reference or needs_reference:
+        entry_point = find_entry_point(tests[0], reference)
+    else:
+        entry_point = _field(row, "entry_point", str) if "entry_point" in row else called(tests[0], setup_code)
     problem = Problem(
         task_id=task_id,
         text=well_formed(_unix(_field(row, text, str))),
-        entry_point=find_entry_point(tests[0], reference),
+        entry_point=entry_point,
         tests=tests,
         challenge_tests=_asserts(row, "challenge_test_list") if "challenge_test_list" in row else (),
-        setup="\n".join(part for part in setup if part),
+        setup=setup_code,
         reference=reference,
     )
     return problem, split

@@ -79,6 +79,7 @@ _CHOICES = {
     "prompt_form": ("completion", "chat", "chat-fenced", "chat-free"),
     "epic_variant": ("paper", "public"),
     "reflexion_variant": ("paper", "public"),
+    "explorer": ("page", "widget"),
 }
 Rule = tuple[Callable[[Any], bool], str]  # whether a value is allowed, and the values that are, in words
 RULES: dict[str, Rule] = {
@@ -128,7 +129,8 @@ def validate(config: Any) -> Any:
         )
     if hasattr(config, "to_parameters"):
         config = config.to_parameters()
-    if annotations := getattr(type(config), "__annotations__", None):  # a dataclass, which does not check types itself
+    kinds = [vars(kind).get("__annotations__", {}) for kind in reversed(type(config).__mro__)]
+    if annotations := {name: kind for each in kinds for name, kind in each.items()}:  # a dataclass does not check types
         check_parameters(vars(config), annotations)
     for name in RULES.keys() & vars(config).keys():
         check_range(name, getattr(config, name), f"parameter {name}")

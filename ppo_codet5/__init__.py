@@ -28,7 +28,7 @@ _CORE = {
     "RLPromptEnv",
     "RLPromptVectorEnv",
 }
-__all__ = sorted(_CORE | {"Config"})
+__all__ = sorted(_CORE | {"Config", "solve"})
 
 
 def __dir__() -> list[str]:
@@ -38,6 +38,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> object:
     if name == "Config":
         return import_module("ppo_codet5.config").Config
+    if name == "solve":
+        return import_module("ppo_codet5.solving").solve
     if name == "__version__":
         if (project := _ROOT / "pyproject.toml").exists():  # a checkout, installed or not
             return import_module("tomllib").loads(project.read_text(encoding="utf-8"))["project"]["version"]

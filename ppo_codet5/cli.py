@@ -11,6 +11,7 @@ import errno
 import json
 import re
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_set(evaluate)
     _add_json(evaluate)
+
+    solve = command("solve", _solve, "work on tasks of one's own, with a trained agent or another strategy")
+    solve.add_argument("tasks", type=user_path, metavar="TASKS", help="a .jsonl file: text and test_list in each row")
+    text = "final_model.pt of a run: its agent, and its settings unless others are given"
+    solve.add_argument("--checkpoint", type=user_path, metavar="FILE", help=text)
+    start = solve.add_mutually_exclusive_group()
+    text = "settings as ppo-codet5 config writes them; default: those of the checkpoint's run, else the laptop profile"
+    start.add_argument("--config", type=user_path, metavar="FILE", help=text)
+    start.add_argument("--profile", metavar="NAME", help="the settings of a profile, e.g. coder")
+    text = "ppo (default; needs --checkpoint), ppo_sampled, direct, resampling, epic, reflexion, ..."
+    solve.add_argument("--strategy", default="ppo", metavar="NAME", help=text)
+    text = "generations a task at most; default: as in the settings"
+    solve.add_argument("--budget", type=_count_from_1, metavar="N", help=text)
+    text = "the run directory, with solutions.jsonl and programs; the same command goes on in it"
+    solve.add_argument("--output-dir", type=user_path, required=True, metavar="DIR", help=text)
+    _add_set(solve)
+    _add_json(solve)
 
     sub = command("reproduce", reproduce.run, "run the four notebooks headless, with all strategies, and the table")
     sub.add_argument("--profile", default="laptop", help="a profile's name, or the path of a .yaml file")
@@ -294,6 +312,46 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+def _solve(args: argparse.Namespace) -> int:
+    from ppo_codet5.config import Config
+    from ppo_codet5.helpers.problems import load_tasks
+
+    grid.check_strategy(args.strategy, args.checkpoint)
+    tasks, more = load_tasks(args.tasks), {}
+    if args.checkpoint and not args.checkpoint.is_file():
+        raise RunError(
+            f"no checkpoint at {args.checkpoint}; ppo-codet5 train writes final_model.pt to its --output-dir"
+        )
+    if args.config:
+        config = Config.load(args.config)
+    elif args.checkpoint and not args.profile:
+        config = Config.from_run(args.checkpoint.parent)
+    else:
+        config, more = _profile(args.profile or "laptop"), notebooks.load_profile(args.profile or "laptop")
+    if args.budget:
+        config.put("max_steps", args.budget)
+    values = more | vars(_settings(config, args.set).to_parameters())
+    grid.check_models([values])
+    grid.check_device([values])
+    print("loading PyTorch")
+    from ppo_codet5 import core, solving
+
+    check_writable(args.output_dir)
+    reproduce.fetch([values])
+    print(f"loading {' and '.join(dict.fromkeys((values['code_model'], values['rewriter_model'])))}")
+    flat = types.SimpleNamespace(**values)
+    parts = core.load_parts(flat)
+    agent = core.load_agent(flat, parts, args.checkpoint) if args.checkpoint else None
+    print(f"{args.strategy} on {len(tasks)} tasks, at most {flat.max_steps} generations each")
+    solutions = solving.solve(flat, tasks, args.strategy, agent, parts, args.output_dir, print)
+    if args.json:
+        print(json.dumps(solutions, indent=2), file=args.out)
+        return 0
+    print(solving.table(solutions), end="\n\n")
+    print(f"programs  {args.output_dir / 'programs'}", f"all       {args.output_dir / 'solutions.jsonl'}", sep="\n")
+    return 0
+
+
 def _notebooks(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     sources = {name: notebooks.shipped(name) for name in notebooks.NOTEBOOKS}
@@ -326,7 +384,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "reproduce" and args.json and not args.dry_run:
         parser.error("--json goes with --plan: the summaries of a run are files")
     args.out = sys.stdout
-    quiet = getattr(args, "json", False) and args.command in ("train", "eval")
+    quiet = getattr(args, "json", False) and args.command in ("train", "eval", "solve")
     try:
         with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
             return args.run(args)

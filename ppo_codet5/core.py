@@ -1160,6 +1160,15 @@ def learn(agent, envs, updates, steps, seed=0, bootstrap=False, each=None):
             each(update)
 
 
+def load_agent(config, parts, checkpoint=None):
+    """A new agent that sees what ``parts`` show it, or the one that ``checkpoint`` holds (``final_model.pt`` of a run)."""
+    size = observation_size(config, parts.embedder)
+    agent = PPOAgent(config, size, len(action_names(config)), config.seed)
+    if checkpoint:
+        agent.load_state_dict(runs.load_model(checkpoint, agent.state_dict()))
+    return agent
+
+
 def validation_problems(config):
     """What training looks at now and then to tune by, of the set that it trains on; none if ``eval_frequency`` is 0."""
     source = config.train_problems or config.problems
@@ -1292,7 +1301,7 @@ class PPOCodeT5Trainer:
 
     def __init__(self, config, code=None, rewriter=None, parts=None):
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
-        self.names = action_names(self.config)
+        action_names(self.config)  # one that does not exist is refused here
         self.problems = {"train": load_split(self.config, "train")}
         self.scored, self.agent = load_split(self.config, self.config.eval_split, scored=True), None
 
@@ -1307,15 +1316,9 @@ class PPOCodeT5Trainer:
         hashes = {"train": problem_set_hash(self.problems["train"]), "scored": problem_set_hash(problems)}
         return {"strategy": strategy, **values, **hashes, "task_ids": [problem.task_id for problem in problems]}
 
-    def new_agent(self):
-        size = observation_size(self.config, self.parts.embedder)
-        return PPOAgent(self.config, size, len(self.names), self.config.seed)
-
     def load(self, checkpoint):
         """Load an agent that ``train`` saved as ``final_model.pt``; read with ``weights_only=True``."""
-        agent = self.new_agent()
-        agent.load_state_dict(runs.load_model(checkpoint, agent.state_dict()))
-        self.agent = agent
+        self.agent = load_agent(self.config, self.parts, checkpoint)
         return self
 
     def train(self, output_dir, report=runs.report):
@@ -1341,6 +1344,12 @@ class PPOCodeT5Trainer:
         with runs.scratch(output_dir) as folder:
             return self.run(folder, name, (strategy,), self.scored[:num_episodes], report)
 
+    def solve(self, tasks, output_dir=None, report=runs.report, strategy="ppo"):
+        """Work on tasks of one's own: ``ppo_codet5.solve``, which says what comes back."""
+        from ppo_codet5 import solve
+
+        return solve(self.config, tasks, strategy, self.agent, self.parts, output_dir, report)
+
     def run(self, output_dir, name, strategies, problems, report):
         """Open or resume the run directory, train if the run is "ppo", evaluate the strategies, write the summary."""
         identity = self.identity(name, problems)
@@ -1357,7 +1366,7 @@ class PPOCodeT5Trainer:
                 return world
 
             if name == "ppo":
-                self.agent = self.new_agent()
+                self.agent = load_agent(self.config, self.parts)
                 train_agent(run, self.agent, world("train", "ppo", self.problems["train"]), state, report)
                 run.save("final_model.pt", {"agent": self.agent.state_dict()})
             for strategy in strategies:

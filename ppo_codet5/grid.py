@@ -25,6 +25,8 @@ STRATEGIES = (  # of notebook 03
     *("bank", "direct", "mutation", "rewriting", "resampling", "random"),
     *("fixed_action", "mixture", "schedule", "bandit", "epic", "reflexion"),
 )
+AGENT = ("ppo", "ppo_sampled")  # strategies of a trained agent
+SOLVERS = (*AGENT, *(name for name in STRATEGIES if name != "bank"))  # what may work on tasks of one's own
 
 
 @dataclass(frozen=True)
@@ -99,21 +101,38 @@ def check_inputs(tasks: Sequence[Mapping[str, Any]]) -> None:
 
     Loads the problems and runs their references. What is wrong is an error with what to do.
     """
-    from ppo_codet5.helpers import assets, models
     from ppo_codet5.helpers.problems import load_problems
 
     load = functools.cache(load_problems)
     for values in tasks:
         check_asserts(values["visible_tests"], [problem for s in problem_sources(values) for problem in load(*s)])
+    check_models(tasks)
+    for preamble in dict.fromkeys(values["preamble"] for values in tasks):
+        sources = dict.fromkeys(s for v in tasks if v["preamble"] == preamble for s in problem_sources(v))
+        check_programs(preamble, {source: load(*source) for source in sources})
+
+
+def check_strategy(strategy: str, agent: object) -> None:
+    """Raise RunError for a strategy that cannot solve tasks, and for one that needs an agent where there is none."""
+    if strategy not in SOLVERS:
+        hint = settings.did_you_mean(strategy, {name: name for name in SOLVERS})
+        raise RunError(f"unknown strategy {strategy!r}{hint}; choose one of {', '.join(SOLVERS)}")
+    if strategy in AGENT and agent is None:
+        raise RunError(
+            f"strategy {strategy} needs a trained agent: give the checkpoint of one, or another strategy, such as resampling"
+        )
+
+
+def check_models(tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Look for the models, embedders and vectors that these parameters name, each once."""
+    from ppo_codet5.helpers import assets, models
+
     for name in sorted({values[role] for values in tasks for role in ("code_model", "rewriter_model")}):
         models.check_model(name)
     for name in sorted({values["embedder"] for values in tasks}):
         assets.check_embedder(name)
     for name in sorted({values["word_vectors"] for values in tasks}):
         assets.check_word_vectors(name)
-    for preamble in dict.fromkeys(values["preamble"] for values in tasks):
-        sources = dict.fromkeys(s for v in tasks if v["preamble"] == preamble for s in problem_sources(v))
-        check_programs(preamble, {source: load(*source) for source in sources})
 
 
 def check_asserts(visible: int | str, problems: Sequence[Problem]) -> None:

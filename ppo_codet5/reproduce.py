@@ -64,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
             failed.append(f"failed: {task.name}: {why}")
     print(f"\ndone in {round(time.monotonic() - started)} s")
     for task in tasks:
-        for name, path in (("executed notebook", task.output), ("figures", task.folder / "figures")):
+        for name, path in (
+            ("executed notebook", task.output),
+            ("figures", task.folder / "figures"),
+            ("explorer", task.folder / "figures" / "explorer.html"),
+        ):
             if path.exists():
                 print(f"{name:18s} {path}")
     print(headline(tasks))
@@ -143,9 +147,8 @@ def keep(run_dir: Path, target: Path) -> None:
     """Copy the small files of a notebook's runs to a folder that can be committed.
 
     Of the attempts it keeps what scores, notebook 04 and a look into the training read; those that are not scored are
-    compressed. Prompts and programs stay of the project's own problems only, since others have owners: in
-    ``results.csv``, and in the attempts of the single edits, which 04 shows. A figure that was kept of another notebook
-    or seed already is not kept again.
+    compressed. Prompts and programs stay of the project's own problems only, since others have owners. A figure that was
+    kept of another notebook or seed already is not kept again.
     """
     from ppo_codet5.helpers import results, runs
 
@@ -161,12 +164,11 @@ def keep(run_dir: Path, target: Path) -> None:
     for folder in (summary.parent for summary in run_dir.glob("*/summary.json")):
         copy, identity = target / folder.name, json.loads((folder / "config.json").read_bytes())["identity"]
         ours = {identity["problems"], identity.get("train_problems") or "starter"} == {"starter"}
-        rows = results.slim(
-            runs.read_rows(folder / "attempts.jsonl"), ours and identity["strategy"] in results.ONE_ATTEMPT
-        )
         lines: dict[bool, list[str]] = {True: [], False: []}  # of what is scored, and of what was before
-        for row in rows:
-            lines[row["phase"] == "eval"].append(json.dumps(row, separators=(",", ":")) + "\n")
+        for row in runs.read_rows(folder / "attempts.jsonl"):
+            scored = row["phase"] == "eval"
+            (slim,) = results.slim([row], texts=ours and scored)
+            lines[scored].append(json.dumps(slim, separators=(",", ":")) + "\n")
         (copy / "attempts.jsonl").write_text("".join(lines[True]), encoding="utf-8")
         if lines[False]:
             with gzip.GzipFile(copy / results.TRAINING, "wb", mtime=0) as file:  # no time: the same bytes each time

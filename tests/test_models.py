@@ -99,6 +99,9 @@ def test_int8_computes_in_integers_and_depends_on_the_request_alone(folders: dic
         assert together != whole.generate(requests)  # near, and not the same
     with pytest.raises(ModelError, match="int8 is for the CPU, not for cuda"):
         load_generator(str(folders["llama"]), dtype="int8", device="cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match=r"device cuda: torch .* finds no GPU here; use 'auto' or 'cpu'"):
+            load_generator(str(folders["llama"]), device="cuda")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ppo_codet5.helpers.runs import RunError, read_rows
 from scripted import STARTER, Scripted, small
 
 from ppo_codet5 import core
-from ppo_codet5.core import Parts, PPOCodeT5Trainer
+from ppo_codet5.core import Parts, PPOCodeT5Trainer, load_agent
 from ppo_codet5.envs import make_env
 
 CONTENT = ("attempts.jsonl", "stops.jsonl", "metrics.jsonl", "results.csv", "summary.json")
@@ -370,7 +370,7 @@ def test_without_memory_across_problems_evaluation_repeats_training_scores(parts
 
 def test_an_evaluation_belongs_to_the_agent_that_was_evaluated(parts: Parts, tmp_path: Path) -> None:
     for seed in (0, 1):
-        agent = PPOCodeT5Trainer(small(seed=seed), parts=parts).new_agent()
+        agent = load_agent(small(seed=seed), parts)
         torch.save({"agent": agent.state_dict()}, tmp_path / f"{seed}.pt")
     trainer = PPOCodeT5Trainer(small(), parts=parts)
     first = trainer.load(tmp_path / "0.pt").evaluate(output_dir=tmp_path / "run", report=quiet)
@@ -386,7 +386,7 @@ def test_wrong_checkpoints_are_refused_in_one_sentence(parts: Parts, tmp_path: P
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(RunError, match=r"text\.pt is not a checkpoint of this project"):
         trainer.load(tmp_path / "text.pt")
-    other = PPOCodeT5Trainer(small(hidden_size=8), parts=parts).new_agent()
+    other = load_agent(small(hidden_size=8), parts)
     torch.save({"agent": other.state_dict()}, tmp_path / "other.pt")
     with pytest.raises(RunError, match="holds an agent of another shape"):
         trainer.load(tmp_path / "other.pt")
@@ -398,7 +398,7 @@ def test_an_evaluation_of_nothing_and_an_unknown_control_are_refused(parts: Part
     for name in ("resample", "ppo", "ppo_sampled", ""):
         with pytest.raises(RunError, match=r"unknown control .*resampling.*random"):
             trainer.control(name, tmp_path / "run", report=quiet)
-    trainer.agent = trainer.new_agent()
+    trainer.agent = load_agent(trainer.config, trainer.parts)
     for count in (0, -1):
         with pytest.raises(RunError, match=f"num_episodes = {count} must be"):
             trainer.evaluate(num_episodes=count, output_dir=tmp_path / "run", report=quiet)
@@ -407,7 +407,7 @@ def test_an_evaluation_of_nothing_and_an_unknown_control_are_refused(parts: Part
 
 def test_train_on_a_finished_folder_takes_over_its_agent(whole: tuple[Path, dict], parts: Parts) -> None:
     trainer = PPOCodeT5Trainer(small(**SIX_UPDATES), parts=parts)
-    trainer.agent = trainer.new_agent()  # another one, loaded before
+    trainer.agent = load_agent(trainer.config, trainer.parts)  # another one, loaded before
     trainer.train(whole[0], report=quiet)
     assert all(torch.equal(tensor, weights(whole[0])[key]) for key, tensor in trainer.agent.state_dict().items())
 

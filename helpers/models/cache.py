@@ -172,9 +172,13 @@ class CachedGenerator:
         record = asdict(completion)
         del record["cached"]
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(record, file)
+            os.replace(temporary, path)
+        except BaseException:  # a full disk takes half of it
+            Path(temporary).unlink(missing_ok=True)
+            raise
         self._writes += 1
         if self._writes % _CHECK_EVERY == 1:
             self.evict()
