@@ -1301,7 +1301,7 @@ class PPOCodeT5Trainer:
 
     def __init__(self, config, code=None, rewriter=None, parts=None):
         self.config, self.given, self._parts = settings.validate(config), (code, rewriter), parts
-        action_names(self.config)  # one that does not exist is refused here
+        self.names = action_names(self.config)
         self.problems = {"train": load_split(self.config, "train")}
         self.scored, self.agent = load_split(self.config, self.config.eval_split, scored=True), None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 
 from ppo_codet5.config import as_parameters
 from ppo_codet5.grid import Task, check_device, check_folders, check_inputs, plan
-from ppo_codet5.helpers.runs import RunError
+from ppo_codet5.helpers.runs import RunError, read_rows, write_atomically
 from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
 from ppo_codet5.running import run_all
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         root = Path(values.get("run_dir", "runs"))
         for folder in dict.fromkeys(task.folder for task in tasks):
             keep(folder, Path(args.keep) / folder.relative_to(root))
+        write_atomically(Path(args.keep) / "README.md", about(root, command_of(args)).encode())
     if args.profile in ("laptop", "smoke") and args.cell is None and not failed:
         print(f"\n{next_step()}")
     if failed and len(tasks) > 1:  # again, after all that the others printed
@@ -175,6 +177,58 @@ def keep(run_dir: Path, target: Path) -> None:
                 file.write("".join(lines[False]).encode())
         if ours and (folder / "results.csv").exists():
             (copy / "results.csv").write_bytes((folder / "results.csv").read_bytes())
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """The command that these arguments come from; of a file elsewhere the name only."""
+    line = ["ppo-codet5", "reproduce", "--profile", Path(args.profile).name]
+    line += ["--seeds", *map(str, args.seeds)] if args.seeds else []
+    line += ["--notebooks", *args.notebooks] if args.notebooks else []
+    for pair in args.parameter:
+        name, _, value = pair.partition("=")
+        line += ["-p", f"{name}={Path(value).name if value.startswith(('/', '~')) else value}"]
+    return shlex.join([*line, "--keep", args.keep])
+
+
+def about(runs: Path, command: str) -> str:
+    """What ``README.md`` says of kept results: the command, and the machine, versions and minutes of the runs."""
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.rglob("config.json"))]
+    rows = [row for path in runs.rglob("timings.jsonl") for row in read_rows(path)]
+    parts: dict[str, set[str]] = {}
+    for config in filter(lambda config: "versions" in config, configs):
+        machine, versions = config["hardware"], config["versions"]
+        said = {
+            "machine": f"{machine.get('processor') or machine['machine']}, {machine['cpus']} cores, "
+            f"{', '.join(machine['gpus']) or 'no GPU'}",
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version[0].isdigit()),
+            "models": ", ".join(
+                f"{config[role]['name']} in {config[role].get('dtype')} ({role})"
+                for role in ("code", "rewriter")
+                if role in config
+            ),
+            "commit": config["commit"][:12],
+        }
+        for name, text in said.items():
+            parts.setdefault(name, set()).add(text)
+    spent = f"{sum(row['total'] for row in rows) / 60:.0f} of training and evaluation, summed over {len(configs)} runs"
+    lines = [f"| {name} | {'; '.join(sorted(texts))} |" for name, texts in parts.items()]
+    return "\n".join(
+        [
+            "# What made these results",
+            "",
+            f"```bash\n{command}\n```",
+            "",
+            "| | |",
+            "|---|---|",
+            *lines,
+            f"| minutes | {spent}; what was in the cache of completions already took none |",
+            "",
+            "In float32 and int8 the same command gives the same attempts on the same machine. On another processor, and in",
+            "bfloat16 with another number of threads, programs may differ. Prompts and programs are kept of the project's own",
+            "problems only.",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -130,6 +130,27 @@ def four(tmp_path):
     return tmp_path
 
 
+def test_requests_that_another_row_makes_too(tmp_path):
+    """Of two problems: resampling asks the original twice; the agent edits, then draws; EPiC's one is greedy."""
+    for name, prompts in {
+        "ppo": ("edited", "plain"),
+        "resampling": ("plain", "plain"),
+        "epic": ("plain", "plain"),
+    }.items():
+        rows = [
+            {**attempt(name, 0, task, i, [W, P, P]), "prompt": prompt}
+            for task, many in ((1, prompts), (2, ("plain",)))
+            for i, prompt in enumerate(many)
+        ]
+        own = {"own_settings": {"temperature": 0.0}} if name == "epic" else {}
+        make_run(tmp_path / name, name, rows=rows, task_ids=[1, 2], max_steps=2, **own)
+    (column,), _ = read(tmp_path)
+    rows = {row[0]: row[1:] for row in tables.shared_table([column]).rows}
+    assert rows["RL Agent (PPO)"] == ["3", "67", "-", "67"]
+    assert rows["I.i.d. resampling"] == ["3", "67", "67", "-"]
+    assert rows["EPiC"] == ["3", "0", "0", "0"]
+
+
 def test_a_small_case_by_hand(four):
     (column,), _ = read(four)
     entry = column.entries["ppo"]

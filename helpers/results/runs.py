@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runs import RunError, read_rows, user_path
+from ..runs import RunError, read_rows, stable_hash, user_path
 from ..settings import model_label
 from . import scoring
 
@@ -77,7 +77,13 @@ PER_RUN = set(_PER_RUN.split())  # may differ between any two runs of a column
 LEARNING = set(_LEARNING.split())  # may differ between strategies, not between seeds of one
 NEVER_OWN = set(_NEVER_OWN.split())  # no strategy may define these itself
 SLIM = tuple(_SLIM.split())  # what scores and figures read of an attempt
-SLIM_OPTIONAL = ("visit", "after", "schedule", "hands_in")  # of training, the bank, a search, and scoring.submitted
+SLIM_OPTIONAL = (
+    "visit",
+    "after",
+    "schedule",
+    "hands_in",
+    "asked",
+)  # of training, the bank, a search, scoring.submitted
 TEXTS = ("prompt", "code")  # kept where examples need them, of the project's own problems only
 TRAINING = "attempts.train.jsonl.gz"  # where results/ keeps the attempts that are not scored
 KINDS = ("syntax", "error", "wrong answer", "time-out")
@@ -88,8 +94,12 @@ Row = Mapping[str, Any]
 
 
 def slim(rows: Iterable[Row], texts: bool = False) -> list[dict[str, Any]]:
-    """Attempts without feedback, and without prompts and programs unless ``texts``: small enough to commit."""
+    """Attempts without feedback, and without prompts and programs unless ``texts``: small enough to commit.
+
+    ``asked`` stays of a prompt, a number that says which attempts asked the same.
+    """
     more = (*SLIM_OPTIONAL, *TEXTS) if texts else SLIM_OPTIONAL
+    rows = ({"asked": stable_hash(row["prompt"], bits=40), **row} if "prompt" in row else row for row in rows)
     return [{n: row[n] for n in SLIM} | {n: row[n] for n in more if n in row} for row in rows]
 
 

@@ -288,6 +288,34 @@ def retry_table(columns: Sequence[Column]) -> Table:
     return Table(header, rows)
 
 
+def shared_table(columns: Sequence[Column]) -> Table:
+    """Of what each row asked the code model for, the share that another row asked for too, word and seed the same.
+
+    Such a completion is generated once and read from the cache by all others. Rows that sample in their own way share
+    with those that do it in the same; runs of which no prompts were kept are left out.
+    """
+    rows: list[list[str]] = []
+    for column in columns:
+        asked = {name: _asked(entry) for name, entry in column.entries.items()}
+        block = []
+        for name, mine in asked.items():
+            others = set[object]().union(*(theirs for other, theirs in asked.items() if other != name))
+            if mine:
+                sets = [others, *(asked.get(other) if other != name else None for other in (AGENT, RESAMPLING))]
+                shares = [EMPTY if theirs is None else f"{100 * len(mine & theirs) / len(mine):.0f}" for theirs in sets]
+                block.append([runs.TITLES[name], str(len(mine)), *shares])
+        rows += [[column.title, *[""] * 4], *block] if block else []
+    return Table(["Strategy", "requests", "shared (%)", "with the agent (%)", "with resampling (%)"], rows)
+
+
+def _asked(entry: Entry) -> set[object]:
+    own = entry.own_settings
+    sampling = tuple(own.get(name) for name in ("temperature", "top_p", "max_new_tokens"))
+    groups = zip(entry.seeds, entry.groups(), strict=True)
+    rows = [(seed, row) for seed, problems in groups for group in problems for row in group if "asked" in row]
+    return {(seed, row["task_id"], row["attempt"], row["asked"], sampling) for seed, row in rows}
+
+
 DIFFICULTY = {"hard": (0, 1 / 3), "middle": (1 / 3, 2 / 3), "easy": (2 / 3, 1.01)}  # share of the rows that solve it
 
 
