@@ -87,7 +87,7 @@ def environment() -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError):
         commit = "not in a git repository"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    hardware = {"machine": platform.machine(), "processor": processor(), "system": platform.system()}
+    hardware: dict[str, Any] = {"machine": platform.machine(), "processor": processor(), "system": platform.system()}
     hardware |= {"cpus": os.cpu_count(), "gpus": gpus}
     return {"versions": versions, "commit": commit, "hardware": hardware}
 

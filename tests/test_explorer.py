@@ -133,4 +133,10 @@ def test_in_a_browser_a_click_changes_what_is_shown(columns: list[Column], tmp_p
         "[...document.querySelectorAll('.list button')].filter(b => b.offsetParent !== null)[0].click()"
     )
     wanted = items[7].key.partition("-")[2]
+    numbers = [int(item.key.partition("-")[2]) for item in items]
+    order = (
+        "const o = document.querySelector('#order'); o.value = 'id'; o.dispatchEvent(new Event('change'));"
+        "document.querySelector('.list button').click()"
+    )
+    assert visible_after(page, order, tmp_path)[1] == f"1-{min(numbers)}"
     assert visible_after(page, find.format(f"{wanted} "), tmp_path)[1] == items[7].key

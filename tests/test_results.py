@@ -26,8 +26,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from ppo_codet5 import cli
 from ppo_codet5.notebooks import cell_of
-from ppo_codet5.reproduce import keep
+from ppo_codet5.reproduce import about, command_of, keep
 from ppo_codet5.running import execute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -1016,3 +1017,21 @@ def test_runs_of_the_trainer_and_of_notebook_03_fill_one_column(tmp_path):
     for name in set(results.TUNED) - {"stopping"}:
         assert re.match(r"\d+ generations", before[results.TITLES[name]]), name
     assert len(tables.comparisons([column], **DRAWS)) == len(ROWS) - 1
+
+
+def test_kept_results_say_what_made_them(tmp_path):
+    """The command without paths of this machine, the machine, the versions and the minutes that the runs logged."""
+    runs, models = tmp_path / "runs", {"code": {"name": "one", "dtype": "int8"}, "rewriter": {"name": "two", "dtype": "int8"}}
+    for name, seconds in {"direct": [60.0, 30.0], "random": [210.0]}.items():
+        make_run(runs / name, name, record=models)
+        lines = [json.dumps({"phase": name, "total": value}) + "\n" for value in seconds]
+        (runs / name / "timings.jsonl").write_text("".join(lines))
+    arguments = ["reproduce", "--profile", "laptop", "--seeds", "0", "1", "--keep", "results/x"]
+    parsed = cli._parser().parse_args([*arguments, "-p", "problems=/home/me/mine.jsonl", "-p", "max_steps=2"])
+    said = about(runs, command_of(parsed))
+    command = "ppo-codet5 reproduce --profile laptop --seeds 0 1 -p problems=mine.jsonl -p max_steps=2 --keep results/x"
+    assert f"```bash\n{command}\n```" in said and "/home" not in said
+    assert "| minutes | 5 of training and evaluation, summed over 2 runs;" in said
+    assert "| models | one in int8 (code), two in int8 (rewriter) |" in said
+    recorded = json.loads((runs / "direct" / "config.json").read_text())
+    assert f"torch {recorded['versions']['torch']}" in said and f"{recorded['hardware']['cpus']} cores" in said

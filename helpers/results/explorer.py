@@ -47,9 +47,9 @@ document.querySelector("#find").addEventListener("input", event => {
   list.querySelectorAll("button").forEach(b => { b.hidden = !b.textContent.toLowerCase().includes(words); });
 });
 document.querySelector("#order").addEventListener("change", event => {
-  const key = b => event.target.value === "solved" ? Number(b.dataset.solved) : b.dataset.place;
-  [...list.querySelectorAll("button")].sort((a, b) => key(a) - key(b) || a.dataset.place - b.dataset.place)
-    .forEach(b => list.append(b));
+  const key = b => Number(b.dataset[event.target.value]);
+  list.querySelectorAll("div").forEach(group => [...group.querySelectorAll("button")]
+    .sort((a, b) => key(a) - key(b) || a.dataset.task.localeCompare(b.dataset.task)).forEach(b => group.append(b)));
 });
 const asked = decodeURIComponent(location.hash.slice(1));
 const first = [...list.querySelectorAll("button")].find(b => b.dataset.task === asked) || list.querySelector("button");
@@ -74,38 +74,36 @@ def items(column: Column, number: int = 1) -> list[Item]:
     """
     problems = {problem.task_id: problem for problem in _problems(column)}
     rates = {name: entry.solved().mean(0) for name, entry in column.entries.items()}
-    found = []
+    found, visible = [], column.reference.identity["visible_tests"]
     for place, task in enumerate(column.reference.identity["task_ids"]):
         cards = [_card(entry, task, problems.get(task)) for entry in column.entries.values()]
         if any(cards):
             solved = float(np.mean([rate[place] for rate in rates.values()]))
-            text = problems[task].text if task in problems else f"task {task}"
-            label = f"{solved:4.0%}  {task}  {_line(text)}"
-            found.append(Item(f"{number}-{task}", label, solved, _problem(task, problems.get(task), cards)))
+            name = problems[task].entry_point if task in problems else ""
+            label = f"{solved:4.0%}  {task} {name}".rstrip()
+            found.append(Item(f"{number}-{task}", label, solved, _problem(task, problems.get(task), visible, cards)))
     return sorted(found, key=lambda item: item.solved)
 
 
 def page(columns: Sequence[Column]) -> str:
     """A whole HTML page: a list of problems, and the one that was clicked; needs nothing from elsewhere."""
-    buttons, sections, place = [], [], 0
+    groups, sections = [], []
     for number, column in enumerate(columns, 1):
-        ours = items(column, number)
-        if ours:
-            buttons.append(f'<p class="dim">{html.escape(column.words)}</p>' if len(columns) > 1 else "")
-        for item in ours:
-            place += 1
+        buttons = [f'<p class="dim">{html.escape(column.words)}</p>'] * (len(columns) > 1)
+        for item in items(column, number):
             count, _, words = item.label.strip().partition("  ")
             buttons.append(
-                f'<button data-task="{item.key}" data-solved="{item.solved:.4f}" data-place="{place}" '
-                f'title="{html.escape(words)}"><span class="count">{count}</span>{html.escape(words)}</button>'
+                f'<button data-task="{item.key}" data-solved="{item.solved:.4f}" data-id="{item.key.partition("-")[2]}">'
+                f'<span class="count">{count}</span>{html.escape(words)}</button>'
             )
             sections.append(f'<section class="problem" data-task="{item.key}" hidden>{item.html}</section>')
+        groups.append(f"<div>{''.join(buttons)}</div>")
     head = (
         '<p><label>find <input id="find" size="14"></label> <label>order <select id="order">'
-        '<option value="solved">by who solved it</option><option value="place">as listed</option></select></label></p>'
+        '<option value="solved">by who solved it</option><option value="id">by number</option></select></label></p>'
         '<p class="dim">share of rows that solve it, task</p>'
     )
-    body = f'<nav class="list">{head}{"".join(buttons)}</nav><main class="problems">{"".join(sections)}</main>'
+    body = f'<nav class="list">{head}{"".join(groups)}</nav><main class="problems">{"".join(sections)}</main>'
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Attempts, problem by problem</title>'
         f'<style>{_STYLE}</style></head><body><div class="explorer">{body}</div><script>{_SCRIPT}</script></body></html>\n'
@@ -134,10 +132,14 @@ def _problems(column: Column) -> list[Problem]:
         return []
 
 
-def _problem(task: int, problem: Problem | None, cards: Sequence[str]) -> str:
+def _problem(task: int, problem: Problem | None, visible: int | str, cards: Sequence[str]) -> str:
     text = f"<p>{html.escape(problem.text)}</p>" if problem else ""
-    asserts = "\n".join(problem.tests + problem.challenge_tests) if problem else ""
-    lines = f"<pre>{html.escape(asserts)}</pre>" if asserts else ""
+    lines = ""
+    if problem:
+        shown = problem.tests if visible == "all" else problem.tests[: int(visible)]
+        hidden = problem.tests[len(shown) :] + problem.challenge_tests
+        marked = [f"{html.escape(line)}  # visible" for line in shown] + [html.escape(line) for line in hidden]
+        lines = f"<pre>{chr(10).join(marked)}</pre>"
     return f'<h2>Task {task}</h2>{text}{lines}<div class="cards">{"".join(cards)}</div>'
 
 
