@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 
 # The fast tests that need no model, and what they need, on the newest Python that the metadata allows.
 OTHER_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.13)
-NO_MODEL := replies sandbox sandbox_hostile sandbox_judging sandbox_property problems scoring statistics rooms starter sync
+NO_MODEL := replies sandbox sandbox_hostile sandbox_judging sandbox_property problems scoring statistics rooms starter sync explorer
 NO_MODEL_NEEDS := filelock|huggingface_hub|hypothesis|matplotlib|nbformat|numpy|packaging|pytest|pytest-xdist|PyYAML|scipy|statsmodels|tqdm
 
 # The tests that load models on the newest transformers that the metadata allows; the pinned one is the oldest.

@@ -7,6 +7,7 @@ import builtins
 import hashlib
 import itertools
 import json
+import keyword
 import os
 import random
 import re
@@ -143,7 +144,8 @@ def load_tasks(source: str | os.PathLike[str]) -> list[Problem]:
         ProblemError: a file or row that cannot be used; the message names the file and the line.
     """
     tasks: dict[int, tuple[Problem, str]] = {}
-    for number, (place, row) in enumerate(_file_rows(user_path(source)), 1):
+    for place, row in _file_rows(user_path(source)):
+        number = int(place.rpartition(" ")[2])  # of the line
         try:
             task, _ = _mbpp_problem({"task_id": number, "code": "", **row}, needs_reference=False)
         except ProblemError as error:
@@ -228,6 +230,8 @@ def called(test: str, setup: str = "") -> str:
             taken.add(node.name)
         elif isinstance(node, ast.alias):
             taken.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            taken.add(node.id)
     for part in _preorder(_parse(test, "the assert")):
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id not in taken:
             names.append(part.func.id)
@@ -320,10 +324,14 @@ def _mbpp_problem(row: Mapping[str, Any], needs_reference: bool = True) -> tuple
     setup = [_unix(line) for line in _strings(row, "test_imports")] if "test_imports" in row else []
     setup += [_unix(_field(row, "test_setup_code", str))] if "test_setup_code" in row else []
     setup_code = "\n".join(part for part in setup if part)
-    if reference or needs_reference:
+    if "entry_point" in row and not needs_reference:
+        entry_point = _field(row, "entry_point", str)
+        if not entry_point.isidentifier() or keyword.iskeyword(entry_point):
+            raise ProblemError(f"the field 'entry_point' must be the name of a function, not {entry_point!r}")
+    elif reference or needs_reference:
         entry_point = find_entry_point(tests[0], reference)
     else:
-        entry_point = _field(row, "entry_point", str) if "entry_point" in row else called(tests[0], setup_code)
+        entry_point = called(tests[0], setup_code)
     problem = Problem(
         task_id=task_id,
         text=well_formed(_unix(_field(row, text, str))),

@@ -294,7 +294,8 @@ def _eval(args: argparse.Namespace) -> int:
             config = Config.from_run(checkpoint.parent)
         except ConfigError as error:
             raise RunError(f"{error}; give the settings of its training with --config") from None
-    trainer = _trainer(_settings(config, args.set), print)
+    _check_fits(vars(_settings(config, args.set).to_parameters()), checkpoint)
+    trainer = _trainer(config, print)
     from ppo_codet5.helpers.results import scoring
 
     _load(trainer, print)
@@ -330,19 +331,29 @@ def _solve(args: argparse.Namespace) -> int:
         config, more = _profile(args.profile or "laptop"), notebooks.load_profile(args.profile or "laptop")
     if args.budget:
         config.put("max_steps", args.budget)
-    values = more | vars(_settings(config, args.set).to_parameters())
+    of_03 = notebooks.cell_of(notebooks.resource("03_baselines.ipynb"))["__annotations__"].keys()
+    of_03 -= vars(config.to_parameters()).keys()  # what only strategies other than the agent have
+    pairs = {pair: pair.partition("=")[0] in of_03 for pair in args.set}
+    more |= notebooks.overrides([pair for pair, theirs in pairs.items() if theirs])
+    values = more | vars(_settings(config, [pair for pair, theirs in pairs.items() if not theirs]).to_parameters())
+    _check_fits(values, args.checkpoint)
     grid.check_models([values])
+    grid.check_programs(values["preamble"], {})
     grid.check_device([values])
+    for folder in filter(None, (args.output_dir, values["generation_cache"])):
+        check_writable(folder)
     print("loading PyTorch")
-    from ppo_codet5 import core, solving
+    from ppo_codet5 import baselines, core, solving
 
-    check_writable(args.output_dir)
+    flat = solving.parameters(types.SimpleNamespace(**values))
+    if args.strategy in baselines.TUNED:
+        baselines.tuning_problems(flat)  # told now if they are not to be had
     reproduce.fetch([values])
     print(f"loading {' and '.join(dict.fromkeys((values['code_model'], values['rewriter_model'])))}")
-    flat = types.SimpleNamespace(**values)
     parts = core.load_parts(flat)
     agent = core.load_agent(flat, parts, args.checkpoint) if args.checkpoint else None
-    print(f"{args.strategy} on {len(tasks)} tasks, at most {flat.max_steps} generations each")
+    budget = baselines.with_own(flat, args.strategy).max_steps
+    print(f"{args.strategy} on {len(tasks)} tasks, at most {budget} generation{'s' * (budget > 1)} each")
     solutions = solving.solve(flat, tasks, args.strategy, agent, parts, args.output_dir, print)
     if args.json:
         print(json.dumps(solutions, indent=2), file=args.out)
@@ -350,6 +361,22 @@ def _solve(args: argparse.Namespace) -> int:
     print(solving.table(solutions), end="\n\n")
     print(f"programs  {args.output_dir / 'programs'}", f"all       {args.output_dir / 'solutions.jsonl'}", sep="\n")
     return 0
+
+
+def _check_fits(values: dict[str, Any], checkpoint: Path | None) -> None:
+    """Raise RunError if the settings are not of the kind of agent that the checkpoint's run trained."""
+    from ppo_codet5.config import Config, ConfigError
+
+    try:
+        trained = vars(Config.from_run(checkpoint.parent).to_parameters()) if checkpoint else values
+    except ConfigError:  # a checkpoint without its run directory: its shape is all that can be looked at
+        return
+    for name in ("actions", "observation", "embedder", "hidden_size"):
+        if trained[name] != values[name]:
+            raise RunError(
+                f"the agent in {checkpoint} was trained with {name} = {trained[name]!r}, and the settings say "
+                f"{values[name]!r}; leave out --config and --profile, or add --set {name}={trained[name]}"
+            )
 
 
 def _notebooks(args: argparse.Namespace) -> int:

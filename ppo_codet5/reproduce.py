@@ -23,11 +23,13 @@ from typing import Any
 from ppo_codet5.config import as_parameters
 from ppo_codet5.grid import Task, check_device, check_folders, check_inputs, plan
 from ppo_codet5.helpers.runs import RunError, read_rows, write_atomically
+from ppo_codet5.helpers.settings import model_label
 from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
 from ppo_codet5.running import run_all
 
 CODER_TIME = "many hours, the notebooks print their plan first"  # of profile coder on two CPU cores
 CODER_DOWNLOAD = "about 1.6 GB"
+KEPT = "# What made these results"  # how the README of kept results begins
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
         root = Path(values.get("run_dir", "runs"))
         for folder in dict.fromkeys(task.folder for task in tasks):
             keep(folder, Path(args.keep) / folder.relative_to(root))
-        write_atomically(Path(args.keep) / "README.md", about(root, command_of(args)).encode())
+        readme = Path(args.keep) / "README.md"
+        if readme.exists() and not readme.read_text(encoding="utf-8").startswith(KEPT):
+            print(f"{readme} is somebody else's and stays: what made these results is not written down")
+        else:
+            write_atomically(readme, about([task.folder for task in tasks], command_of(args)).encode())
     if args.profile in ("laptop", "smoke") and args.cell is None and not failed:
         print(f"\n{next_step()}")
     if failed and len(tasks) > 1:  # again, after all that the others printed
@@ -180,48 +186,55 @@ def keep(run_dir: Path, target: Path) -> None:
 
 
 def command_of(args: argparse.Namespace) -> str:
-    """The command that these arguments come from; of a file elsewhere the name only."""
-    line = ["ppo-codet5", "reproduce", "--profile", Path(args.profile).name]
+    """The command that these arguments come from; of files, folders and servers elsewhere the names only."""
+    line = ["ppo-codet5", "reproduce", "--profile", plain(args.profile)]
     line += ["--seeds", *map(str, args.seeds)] if args.seeds else []
     line += ["--notebooks", *args.notebooks] if args.notebooks else []
     for pair in args.parameter:
         name, _, value = pair.partition("=")
-        line += ["-p", f"{name}={Path(value).name if value.startswith(('/', '~')) else value}"]
-    return shlex.join([*line, "--keep", args.keep])
+        line += ["-p", f"{name}={plain(value)}"]
+    return shlex.join([*line, "--keep", plain(args.keep)])
 
 
-def about(runs: Path, command: str) -> str:
-    """What ``README.md`` says of kept results: the command, and the machine, versions and minutes of the runs."""
-    configs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.rglob("config.json"))]
-    rows = [row for path in runs.rglob("timings.jsonl") for row in read_rows(path)]
+def plain(value: str) -> str:
+    """A value without what only this machine knows: of each path from the root or from home its name, no server's URL."""
+    parts = (part.partition("@http")[0] for part in value.split(";"))
+    return ";".join(Path(part).name if part.startswith(("/", "~")) else part for part in parts)
+
+
+def about(folders: Sequence[Path], command: str) -> str:
+    """What ``README.md`` says of kept results: the command, and the machine, versions and minutes of these runs."""
+    paths = sorted({path for folder in folders for path in folder.rglob("config.json")})
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    logs = [path.with_name("timings.jsonl") for path in paths if path.with_name("timings.jsonl").exists()]
+    # A search for a rule logs kinds of work and no total.
+    spent = [
+        row.get("total", sum(v for v in row.values() if isinstance(v, float))) for log in logs for row in read_rows(log)
+    ]
     parts: dict[str, set[str]] = {}
     for config in filter(lambda config: "versions" in config, configs):
         machine, versions = config["hardware"], config["versions"]
+        models = [(role, config[role]) for role in ("code", "rewriter") if role in config]
         said = {
             "machine": f"{machine.get('processor') or machine['machine']}, {machine['cpus']} cores, "
             f"{', '.join(machine['gpus']) or 'no GPU'}",
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version[0].isdigit()),
             "models": ", ".join(
-                f"{config[role]['name']} in {config[role].get('dtype')} ({role})"
-                for role in ("code", "rewriter")
-                if role in config
+                f"{model_label(model['name'])} in {model.get('dtype')} ({role})" for role, model in models
             ),
             "commit": config["commit"][:12],
         }
         for name, text in said.items():
             parts.setdefault(name, set()).add(text)
-    spent = f"{sum(row['total'] for row in rows) / 60:.0f} of training and evaluation, summed over {len(configs)} runs"
+    minutes = f"{sum(spent) / 60:.0f} of training and evaluation, summed over {len(configs)} runs"
     lines = [f"| {name} | {'; '.join(sorted(texts))} |" for name, texts in parts.items()]
     return "\n".join(
         [
-            "# What made these results",
-            "",
-            f"```bash\n{command}\n```",
-            "",
+            f"{KEPT}\n\n```bash\n{command}\n```\n",
             "| | |",
             "|---|---|",
             *lines,
-            f"| minutes | {spent}; what was in the cache of completions already took none |",
+            f"| minutes | {minutes}; what was in the cache of completions already took none |",
             "",
             "In float32 and int8 the same command gives the same attempts on the same machine. On another processor, and in",
             "bfloat16 with another number of threads, programs may differ. Prompts and programs are kept of the project's own",

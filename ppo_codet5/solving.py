@@ -36,8 +36,8 @@ def solve(
         strategy: one of ``grid.SOLVERS``; the first two need an ``agent``. Those of ``baselines.TUNED`` are chosen or trained on
             the training problems of ``config`` first, which takes as many generations as the agent's training.
         parts: what ``core.load_parts`` gives; loaded if None.
-        output_dir: a run directory, in which an interrupted call goes on; in it are ``solutions.jsonl`` and a file for
-            each program. None keeps nothing.
+        output_dir: a run directory, in which an interrupted call goes on; in it are ``solutions.jsonl`` and, with all
+            that the sandbox ran beside it (preamble, setup), a file for each program. None keeps nothing.
 
     Returns:
         For each task a dict: ``task_id``, ``solved`` (all asserts pass), ``program``, ``asserts`` (pairs of assert and
@@ -49,7 +49,9 @@ def solve(
     """
     check_strategy(strategy, agent)
     tasks = load_tasks(tasks) if isinstance(tasks, str | Path) else list(tasks)
-    flat = _parameters(config)
+    flat = parameters(config)
+    if agent is not None and agent.config.actions != flat.actions:
+        raise runs.RunError(f"the agent was trained with actions = {agent.config.actions}, and not with {flat.actions}")
     player = _Player(flat, tasks, strategy, agent, parts)
     with runs.scratch(output_dir) as folder:
         identity = player.identity(strategy)
@@ -59,12 +61,13 @@ def solve(
         with runs.Run(folder, identity, player.parts.record()) as run:
             player.play(run, report)
             solutions = [_solution(task, rows) for task, rows in player.attempts(run)]
-            _write(run.path, solutions, tasks)
+            _write(run.path, solutions, tasks, flat.preamble)
             run.finish({"strategy": strategy, "tasks": len(tasks), "solved": sum(s["solved"] for s in solutions)})
             return solutions
 
 
-def _parameters(config: Any) -> types.SimpleNamespace:
+def parameters(config: Any) -> types.SimpleNamespace:
+    """All parameters that a strategy may need, those of notebook 03 by default, with every assert visible."""
     values = vars(config.to_parameters() if hasattr(config, "to_parameters") else config)
     known = {field.name for field in fields(baselines.BaselineParameters)}
     flat = baselines.BaselineParameters(**{name: value for name, value in values.items() if name in known})
@@ -111,10 +114,12 @@ class _Player(baselines.Baselines):
             run.log(name, row)
             made = row["attempt"] + (name == "attempts")
             solved = name == "attempts" and all(row["visible_mask"])
-            if solved or name == "stops" or made == world.config.max_steps:
+            if row["task_id"] not in reported and (solved or name == "stops" or made == world.config.max_steps):
+                reported.add(row["task_id"])
                 verdict = "passes its asserts" if solved else "given up" if name == "stops" else "not solved"
                 report(f"task {row['task_id']}: {verdict} after {made} generation{'s' * (made > 1)}")
 
+        reported = set[int]()
         world.log = told
         look = "next" if self.strategy in (*AGENT, "bandit") else "none"
         core.evaluate_policy(run, world, choose, state, look, report=lambda line: None)
@@ -132,7 +137,7 @@ def _solution(task: Problem, rows: Sequence[scoring.Row]) -> dict[str, Any]:
         "task_id": task.task_id,
         "solved": all(final["full_mask"]),
         "program": final["code"],
-        "asserts": list(zip(task.tests + task.challenge_tests, final["outcomes"], strict=True)),
+        "asserts": [list(pair) for pair in zip(task.tests + task.challenge_tests, final["outcomes"], strict=True)],
         "attempts": [
             {
                 "action": actions[row["action"]],
@@ -147,13 +152,15 @@ def _solution(task: Problem, rows: Sequence[scoring.Row]) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, solutions: Sequence[dict[str, Any]], tasks: Sequence[Problem]) -> None:
+def _write(folder: Path, solutions: Sequence[dict[str, Any]], tasks: Sequence[Problem], preamble: str) -> None:
+    """The solutions, and each program as a file that runs by itself: with all that the sandbox runs beside it."""
     lines = "".join(runs.well_formed(json.dumps(row, ensure_ascii=False)) + "\n" for row in solutions)
     runs.write_atomically(folder / "solutions.jsonl", lines.encode())
     (folder / "programs").mkdir(exist_ok=True)
     for task, row in zip(tasks, solutions, strict=True):
         path = folder / "programs" / f"{task.task_id}_{task.entry_point}.py"
-        runs.write_atomically(path, (row["program"].rstrip("\n") + "\n").encode())
+        parts = (preamble, task.program(row["program"]).code, task.setup)
+        runs.write_atomically(path, ("\n\n".join(part.strip("\n") for part in parts if part) + "\n").encode())
 
 
 def table(solutions: Sequence[dict[str, Any]]) -> str:

@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,11 +25,14 @@ from ppo_codet5.helpers.problems import (
     find_entry_point,
     humaneval_problem,
     load_problems,
+    load_tasks,
     problem_set_hash,
 )
+from ppo_codet5.helpers.runs import read_rows
 from ppo_codet5.helpers.sandbox import Limits, Program, Sandbox
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"  # beside the checkout, where there is such a folder
+ROOT = Path(__file__).resolve().parent.parent
 MBPP = os.environ.get("PPO_CODET5_MBPP") or DATA / "mbpp.jsonl"
 needs_mbpp = pytest.mark.skipif(not Path(MBPP).is_file(), reason="PPO_CODET5_MBPP does not name a copy of mbpp.jsonl")
 
@@ -503,3 +508,89 @@ def test_a_wrong_program_fails_where_the_asserts_are_in_a_loop(humaneval):
     with Sandbox() as sandbox:
         verdicts = sandbox.run([p.program(f"def {p.entry_point}(*_):\n    return 'no such value'") for p in looped])
     assert not any(verdict.passed for verdict in verdicts)
+
+
+def task_file(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# Tasks of one's own, without references
+
+
+def test_a_task_needs_a_text_and_an_assert_and_no_more(tmp_path: Path) -> None:
+    rows = [
+        {"text": "Halve a number.", "test_list": ["assert round(half(3), 1) == 1.5", "assert half(4) == 2"]},
+        {"prompt": "Roots.", "test_list": ["assert math.isclose(root(4), 2)"], "test_imports": ["import math"]},
+        {"text": "A stack.", "test_list": ["assert list(Stack([1]).items()) == [1]"], "task_id": 70},
+        {"text": "Twice.", "test_list": ["assert check(lambda: twice(2)) == 4"], "entry_point": "twice"},
+        {
+            "text": "Sorted.",
+            "test_list": ["assert near(srt([2.0]), [2.0])"],
+            "test_setup_code": "def near(a, b): return a == b",
+        },
+        {"text": "Lambda.", "test_list": ["assert near(tw(2), 4)"], "test_setup_code": "near = lambda a, b: a == b"},
+        {"text": "Given.", "test_list": ["assert f(g(1)) == 1"], "code": "def g(x):\n    return x\nf = int"},
+    ]
+    tasks = load_tasks(task_file(tmp_path / "tasks.jsonl", rows))
+    assert [task.task_id for task in tasks] == [1, 2, 70, 4, 5, 6, 7]
+    assert [task.entry_point for task in tasks] == ["half", "root", "Stack", "twice", "srt", "tw", "g"]
+    assert [task.reference for task in tasks[:5]] == [""] * 5 and tasks[1].setup == "import math"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": "Halve."}, r"tasks\.jsonl, line 2: the field 'test_list' is missing"),
+        ({"test_list": ["assert half(2) == 1"]}, "line 2: the field 'text' is missing"),
+        ({"text": "Halve.", "test_list": []}, "line 2: the field 'test_list' is empty"),
+        ({"text": "Halve.", "test_list": ["half(2) == 1"]}, "must be one assert statement"),
+        (
+            {"text": "Halve.", "test_list": ["assert 1 == 1"]},
+            "calls no function to be written; name it in the field 'entry_point'",
+        ),
+        (
+            {"text": "Halve.", "test_list": ["assert half(2) == 1"], "task_id": 1},
+            "task_id 1 was used before, in .*line 1",
+        ),
+        (
+            {"text": "Halve.", "test_list": ["assert half(2) == 1"], "test_setup_code": "import"},
+            "the setup code is not valid",
+        ),
+    ],
+)
+def test_a_wrong_task_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    right = {"text": "Twice.", "test_list": ["assert twice(1) == 2"]}
+    with pytest.raises(ProblemError, match=said):
+        load_tasks(task_file(tmp_path / "tasks.jsonl", [right, row]))
+
+
+def test_a_file_without_a_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match=r"no tasks in .*empty\.jsonl.*with text and test_list"):
+        load_tasks(task_file(tmp_path / "empty.jsonl", []))
+    with pytest.raises(ProblemError, match="cannot read"):
+        load_tasks(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("source", ["starter", pytest.param("mbpp", marks=needs_mbpp)])
+def test_the_function_is_found_without_the_reference_too(source: str, tmp_path: Path) -> None:
+    file = Path(MBPP) if source == "mbpp" else ROOT / "data" / "starter" / "starter.jsonl"
+    rows = read_rows(file)
+    stripped = [{name: value for name, value in row.items() if name != "code"} for row in rows]
+    names = [task.entry_point for task in load_tasks(task_file(tmp_path / "tasks.jsonl", stripped))]
+    expected = [find_entry_point(row["test_list"][0].replace("\r", ""), row["code"].replace("\r", "")) for row in rows]
+    different = [(a, b) for a, b in zip(names, expected, strict=True) if a != b]
+    assert len(names) > 200 and not different
+
+
+def test_the_tasks_that_the_docs_show(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    (tmp_path / "tasks.jsonl").write_text(page.split("<!-- tasks: tests solve them -->\n```json\n")[1].split("```")[0])
+    halve, longest = load_tasks(tmp_path / "tasks.jsonl")
+    assert (halve.task_id, halve.entry_point, longest.entry_point) == (1, "halve", "longest")
+    assert longest.challenge_tests == ("assert longest('') == ''",)
+    (shown,) = [
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "A task is a line" in line
+    ]
+    (tmp_path / "one.jsonl").write_text(shown.split("`")[1])
+    assert load_tasks(tmp_path / "one.jsonl")[0].entry_point == "halve"

@@ -1021,17 +1021,30 @@ def test_runs_of_the_trainer_and_of_notebook_03_fill_one_column(tmp_path):
 
 def test_kept_results_say_what_made_them(tmp_path):
     """The command without paths of this machine, the machine, the versions and the minutes that the runs logged."""
-    runs, models = tmp_path / "runs", {"code": {"name": "one", "dtype": "int8"}, "rewriter": {"name": "two", "dtype": "int8"}}
+    runs, models = (
+        tmp_path / "runs",
+        {"code": {"name": "/models/one", "dtype": "int8"}, "rewriter": {"name": "two", "dtype": "int8"}},
+    )
     for name, seconds in {"direct": [60.0, 30.0], "random": [210.0]}.items():
         make_run(runs / name, name, record=models)
-        lines = [json.dumps({"phase": name, "total": value}) + "\n" for value in seconds]
-        (runs / name / "timings.jsonl").write_text("".join(lines))
+        lines = [json.dumps({"phase": name, "total": value, "generation": 1.0}) + "\n" for value in seconds]
+        search = json.dumps({"phase": "selection", "steps": 3, "generation": 40.0, "sandbox": 20.0})  # has no total
+        (runs / name / "timings.jsonl").write_text("".join(lines) + f"{search}\n" * (name == "random"))
     arguments = ["reproduce", "--profile", "laptop", "--seeds", "0", "1", "--keep", "results/x"]
-    parsed = cli._parser().parse_args([*arguments, "-p", "problems=/home/me/mine.jsonl", "-p", "max_steps=2"])
-    said = about(runs, command_of(parsed))
-    command = "ppo-codet5 reproduce --profile laptop --seeds 0 1 -p problems=mine.jsonl -p max_steps=2 --keep results/x"
-    assert f"```bash\n{command}\n```" in said and "/home" not in said
-    assert "| minutes | 5 of training and evaluation, summed over 2 runs;" in said
+    more = [
+        "problems=/home/me/mine.jsonl",
+        "runs=a;/home/me/b",
+        "code_model=openai:q@http://10.0.0.5:80/v1",
+        "max_steps=2",
+    ]
+    parsed = cli._parser().parse_args([*arguments, *(part for pair in more for part in ("-p", pair))])
+    said = about([runs / "direct", runs / "random"], command_of(parsed))
+    command = (
+        "ppo-codet5 reproduce --profile laptop --seeds 0 1 -p problems=mine.jsonl -p 'runs=a;b' "
+        "-p code_model=openai:q -p max_steps=2 --keep results/x"
+    )
+    assert f"```bash\n{command}\n```" in said and not re.search(r"/home|10\.0|/models", said)
+    assert "| minutes | 6 of training and evaluation, summed over 2 runs;" in said
     assert "| models | one in int8 (code), two in int8 (rewriter) |" in said
     recorded = json.loads((runs / "direct" / "config.json").read_text())
     assert f"torch {recorded['versions']['torch']}" in said and f"{recorded['hardware']['cpus']} cores" in said

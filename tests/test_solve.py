@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ppo_codet5.helpers.models import Completion, Request
-from ppo_codet5.helpers.problems import ProblemError, find_entry_point, load_tasks
+from ppo_codet5.helpers.problems import load_tasks
 from ppo_codet5.helpers.runs import RunError, read_rows
-from scripted import STARTER, Coder, small
+from ppo_codet5.helpers.sandbox import Sandbox
+from scripted import STARTER, Coder, Scripted, small
 from test_cli import models, run  # noqa: F401 - a fixture
+from test_problems import task_file
 
 from ppo_codet5 import baselines, grid, notebooks
 from ppo_codet5.core import Parts, PPOCodeT5Trainer, load_agent
@@ -21,17 +24,11 @@ from ppo_codet5.solving import solve, table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parent.parent
-MBPP = ROOT.parent / "shared" / "data" / "mbpp.jsonl"
 BUDGET = 3
 
 
 def quiet(line: str) -> None:
     pass
-
-
-def task_file(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -56,75 +53,6 @@ def judged(program: str, asserts: Sequence[str]) -> bool:
     return True
 
 
-# Tasks
-
-
-def test_a_task_needs_a_text_and_an_assert_and_no_more(tmp_path: Path) -> None:
-    rows = [
-        {"text": "Halve a number.", "test_list": ["assert round(half(3), 1) == 1.5", "assert half(4) == 2"]},
-        {"prompt": "Roots.", "test_list": ["assert math.isclose(root(4), 2)"], "test_imports": ["import math"]},
-        {"text": "A stack.", "test_list": ["assert list(Stack([1]).items()) == [1]"], "task_id": 70},
-        {"text": "Twice.", "test_list": ["assert check(lambda: twice(2)) == 4"], "entry_point": "twice"},
-        {
-            "text": "Sorted.",
-            "test_list": ["assert near(srt([2.0]), [2.0])"],
-            "test_setup_code": "def near(a, b): return a == b",
-        },
-        {"text": "Given.", "test_list": ["assert f(g(1)) == 1"], "code": "def g(x):\n    return x\nf = int"},
-    ]
-    tasks = load_tasks(task_file(tmp_path / "tasks.jsonl", rows))
-    assert [task.task_id for task in tasks] == [1, 2, 70, 4, 5, 6]
-    assert [task.entry_point for task in tasks] == ["half", "root", "Stack", "twice", "srt", "g"]
-    assert [task.reference for task in tasks[:5]] == [""] * 5 and tasks[1].setup == "import math"
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ({"text": "Halve."}, r"tasks\.jsonl, line 2: the field 'test_list' is missing"),
-        ({"test_list": ["assert half(2) == 1"]}, "line 2: the field 'text' is missing"),
-        ({"text": "Halve.", "test_list": []}, "line 2: the field 'test_list' is empty"),
-        ({"text": "Halve.", "test_list": ["half(2) == 1"]}, "must be one assert statement"),
-        (
-            {"text": "Halve.", "test_list": ["assert 1 == 1"]},
-            "calls no function to be written; name it in the field 'entry_point'",
-        ),
-        (
-            {"text": "Halve.", "test_list": ["assert half(2) == 1"], "task_id": 1},
-            "task_id 1 was used before, in .*line 1",
-        ),
-        (
-            {"text": "Halve.", "test_list": ["assert half(2) == 1"], "test_setup_code": "import"},
-            "the setup code is not valid",
-        ),
-    ],
-)
-def test_a_wrong_task_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
-    right = {"text": "Twice.", "test_list": ["assert twice(1) == 2"]}
-    with pytest.raises(ProblemError, match=said):
-        load_tasks(task_file(tmp_path / "tasks.jsonl", [right, row]))
-
-
-def test_a_file_without_a_task_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProblemError, match=r"no tasks in .*empty\.jsonl.*with text and test_list"):
-        load_tasks(task_file(tmp_path / "empty.jsonl", []))
-    with pytest.raises(ProblemError, match="cannot read"):
-        load_tasks(tmp_path / "none.jsonl")
-
-
-@pytest.mark.parametrize("source", ["starter", "mbpp"])
-def test_the_function_is_found_without_the_reference_too(source: str, tmp_path: Path) -> None:
-    if source == "mbpp" and not MBPP.exists():
-        pytest.skip("no copy of MBPP here")
-    file = MBPP if source == "mbpp" else ROOT / "data/starter/starter.jsonl"
-    rows = read_rows(file)
-    stripped = [{name: value for name, value in row.items() if name != "code"} for row in rows]
-    names = [task.entry_point for task in load_tasks(task_file(tmp_path / "tasks.jsonl", stripped))]
-    expected = [find_entry_point(row["test_list"][0].replace("\r", ""), row["code"].replace("\r", "")) for row in rows]
-    different = [(a, b) for a, b in zip(names, expected, strict=True) if a != b]
-    assert len(names) > 200 and not different
-
-
 # Strategies
 
 
@@ -133,11 +61,13 @@ def agent(parts: Parts) -> Any:
     return load_agent(small(max_steps=BUDGET), parts)
 
 
-@pytest.mark.parametrize("strategy", [name for name in grid.SOLVERS if name not in baselines.TUNED] + ["fixed_action"])
+@pytest.mark.parametrize("strategy", grid.SOLVERS)
 def test_every_strategy_hands_in_programs_that_are_what_it_says(
     strategy: str, own: Path, agent: Any, parts: Parts, tmp_path: Path
 ) -> None:
-    config, tasks, folder = small(max_steps=BUDGET), load_tasks(own), tmp_path / "run"
+    few = {"selection_limit": 3, "mixture_parts": 2, "schedule_beam": 2, "epic_population": 1}
+    config = baselines.BaselineParameters(**vars(small(max_steps=BUDGET)) | few)
+    tasks, folder = load_tasks(own), tmp_path / "run"
     before = len(parts.code.requests)
     solutions = solve(config, tasks, strategy, agent, parts, folder, quiet)
     assert read_rows(folder / "solutions.jsonl") == json.loads(json.dumps(solutions))
@@ -154,7 +84,7 @@ def test_every_strategy_hands_in_programs_that_are_what_it_says(
         assert program.strip() == row["program"].strip()
         for attempt in row["attempts"][:-1]:  # no attempt after one that passes what may be looked at
             assert not judged(attempt["program"], task.tests)
-    asked = [str(request.prompt) for request in parts.code.requests[before:]]
+    asked = [str(request.prompt) for request in parts.code.requests[before:]]  # and for what the choice was made on
     for task in tasks:
         ours = [prompt for prompt in asked if task.tests[0] in prompt]
         assert ours and all(test in prompt for test in task.tests for prompt in ours)
@@ -193,6 +123,39 @@ def test_a_trainer_solves_a_file_with_its_agent(own: Path, parts: Parts, tmp_pat
     assert len(told) == 6 and sum("passes its asserts" in line for line in told) == sum(
         all(outcome == "pass" for _, outcome in row["asserts"][:2]) for row in solutions
     )
+
+
+def test_a_program_is_handed_in_with_all_that_it_ran_with(parts: Parts, tmp_path: Path) -> None:
+    """What the preamble, the task's imports and a HumanEval prelude give a program is in its file."""
+    rows = [{"text": "Root.", "test_list": ["assert root(16) == 2"], "test_imports": ["import math"]}]
+    (task,) = load_tasks(task_file(tmp_path / "tasks.jsonl", rows))
+    task = replace(task, prelude="two = 2")
+    code = "def root(x):\n    return math.isqrt(math.isqrt(x)) * two // operator.index(2)"
+    config = small(max_steps=BUDGET, preamble="import operator", prompt_form="chat-fenced")
+    with Sandbox(workers=1, preamble=config.preamble) as sandbox:
+        written = replace(parts, code=Always(code), sandbox=sandbox)
+        (solution,) = solve(config, [task], "resampling", None, written, tmp_path / "run", quiet)
+    assert solution["solved"] and solution["program"] == code and not judged(code, task.tests)
+    assert judged((tmp_path / "run" / "programs" / "1_root.py").read_text(), task.tests)
+
+
+class Always(Scripted):
+    """One program, whatever it is asked."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__("always")
+        self.code = code
+
+    def answer(self, request: Request) -> str:
+        return f"{self.code}\n```"
+
+
+def test_an_agent_of_other_actions_is_refused(own: Path, parts: Parts) -> None:
+    agent = load_agent(small(max_steps=BUDGET, actions="direct,mutation,repair"), parts)
+    with pytest.raises(
+        RunError, match="trained with actions = direct,mutation,repair, and not with direct,mutation,rew"
+    ):
+        solve(small(max_steps=BUDGET), own, "ppo", agent, parts, report=quiet)
 
 
 class Broken(Coder):
@@ -255,6 +218,13 @@ def test_the_command_solves_with_an_agent_and_without(models: Path, own: Path, t
     assert all(row["cost"]["generations"] == 2 and not row["solved"] for row in rows)  # of weights that say nothing
     assert len(list((tmp_path / "a" / "programs").glob("*.py"))) == 6
     assert run(tmp_path, *solved, "--checkpoint", "trained/final_model.pt", "--output-dir", "a").stdout == done.stdout
+    other = ("--profile", "smoke", "--set", "actions=direct,mutation,repair")
+    refused = run(tmp_path, *solved, "--checkpoint", "trained/final_model.pt", "--output-dir", "c", *other, rc=1).stderr
+    assert (
+        "was trained with actions = 'direct,mutation,rewriting', and the settings say 'direct,mutation,repair'"
+        in refused
+    )
+    assert not (tmp_path / "c").exists()
     plain = run(tmp_path, *solved[:-1], "--profile", "smoke", "--strategy", "epic", "--output-dir", "b", *sets).stdout
     assert (
         "task 6: not solved after 2 generations" in plain and "0 of 6 solved" in plain and "b/solutions.jsonl" in plain
@@ -271,7 +241,12 @@ def test_the_command_solves_with_an_agent_and_without(models: Path, own: Path, t
             "no checkpoint at none.pt; ppo-codet5 train writes final_model.pt",
         ),
         (("none.jsonl", "--strategy", "direct"), r"cannot read the problem file none\.jsonl"),
-        (("tasks.jsonl", "--strategy", "direct", "--set", "code_model=./none"), "none"),
+        (("tasks.jsonl", "--strategy", "direct", "--set", "code_model=./none"), "No model .\./none.: give an alias"),
+        (("tasks.jsonl", "--strategy", "direct", "--set", "preamble=import"), "preamble = 'import' does not run"),
+        (
+            ("tasks.jsonl", "--strategy", "epic", "--set", "epic_population=0"),
+            "epic_population = 0 must be more than 0",
+        ),
     ],
 )
 def test_what_cannot_be_solved_is_one_sentence(
@@ -282,16 +257,3 @@ def test_what_cannot_be_solved_is_one_sentence(
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and re.search(said, line)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_the_tasks_that_the_docs_show(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
-    (tmp_path / "tasks.jsonl").write_text(page.split("<!-- tasks: tests solve them -->\n```json\n")[1].split("```")[0])
-    halve, longest = load_tasks(tmp_path / "tasks.jsonl")
-    assert (halve.task_id, halve.entry_point, longest.entry_point) == (1, "halve", "longest")
-    assert longest.challenge_tests == ("assert longest('') == ''",)
-    (shown,) = [
-        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "A task is a line" in line
-    ]
-    (tmp_path / "one.jsonl").write_text(shown.split("`")[1])
-    assert load_tasks(tmp_path / "one.jsonl")[0].entry_point == "halve"

@@ -10,27 +10,37 @@ from pathlib import Path
 
 import numpy as np
 
-from ..problems import Problem, ProblemError, load_problems
+from ..problems import Problem, ProblemError, load_problems, problem_set_hash
 from ..runs import write_atomically
 from .runs import ACTIONS, TITLES, Column, Entry, Row
 from .scoring import share, submitted
 
 _STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 0; color: #1a1a1a; background: #fff; }
-.explorer { display: flex; gap: 20px; padding: 16px; align-items: flex-start; }
-.list { flex: 0 0 290px; position: sticky; top: 16px; max-height: calc(100vh - 32px); overflow: auto; }
-.list button { display: block; width: 100%; text-align: left; font: inherit; background: none; border: 0; padding: 3px 8px;
-  border-radius: 4px; cursor: pointer; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.list button:hover { background: #eef2f7; } .list button.now { background: #d6e4f5; }
-.list .count { display: inline-block; width: 4.2em; color: #555; font-variant-numeric: tabular-nums; }
-.problems { flex: 1; min-width: 0; } .problem h2 { margin: 0 0 4px; font-size: 18px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 12px; margin-top: 12px; }
-.card { border: 1px solid #ccd3db; border-radius: 6px; padding: 8px 10px; min-width: 0; }
-.card h3 { margin: 0; font-size: 14px; } .yes { color: #14712f; } .no { color: #a4262c; } .dim { color: #666; }
-.attempt { border-top: 1px solid #e3e7ec; margin-top: 8px; padding-top: 6px; } .attempt.in { border-left: 3px solid #2f6fb3;
-  padding-left: 7px; }
-pre { background: #f6f8fa; padding: 6px 8px; border-radius: 4px; overflow-x: auto; margin: 4px 0; font-size: 12.5px; }
-ins { background: #d9f2df; text-decoration: none; } del { background: #fbdfdf; }
+.explorer { font: 14px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; display: flex; gap: 20px;
+  padding: 16px; align-items: flex-start; }
+.explorer [hidden] { display: none !important; }
+.explorer .list { flex: 0 0 290px; position: sticky; top: 16px; max-height: calc(100vh - 32px); overflow: auto; }
+.explorer .list button { display: block; width: 100%; text-align: left; font: inherit; background: none; border: 0;
+  padding: 3px 8px; border-radius: 4px; cursor: pointer; white-space: nowrap; overflow: hidden; text-overflow:
+  ellipsis; }
+.explorer .list button:hover { background: #eef2f7; }
+.explorer .list button.now { background: #d6e4f5; }
+.explorer .list .count { display: inline-block; width: 4.2em; color: #555; font-variant-numeric: tabular-nums; }
+.explorer .problems { flex: 1; min-width: 0; }
+.explorer .problem h2 { margin: 0 0 4px; font-size: 18px; }
+.explorer .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 12px; margin-top:
+  12px; }
+.explorer .card { border: 1px solid #ccd3db; border-radius: 6px; padding: 8px 10px; min-width: 0; }
+.explorer .card h3 { margin: 0; font-size: 14px; }
+.explorer .yes { color: #14712f; }
+.explorer .no { color: #a4262c; }
+.explorer .dim { color: #666; }
+.explorer .attempt { border-top: 1px solid #e3e7ec; margin-top: 8px; padding-top: 6px; }
+.explorer .attempt.in { border-left: 3px solid #2f6fb3; padding-left: 7px; }
+.explorer pre { background: #f6f8fa; padding: 6px 8px; border-radius: 4px; overflow-x: auto; margin: 4px 0; font-size:
+  12.5px; }
+.explorer ins { background: #d9f2df; text-decoration: none; }
+.explorer del { background: #fbdfdf; }
 """
 _SCRIPT = """
 function show(task) {
@@ -72,6 +82,8 @@ def items(column: Column, number: int = 1) -> list[Item]:
 
     Each row is shown with its first seed that the agent has too; ``solved`` counts all seeds.
     """
+    if not any("prompt" in row for entry in column.entries.values() for row in entry.rows(1)):
+        return []
     problems = {problem.task_id: problem for problem in _problems(column)}
     rates = {name: entry.solved().mean(0) for name, entry in column.entries.items()}
     found, visible = [], column.reference.identity["visible_tests"]
@@ -106,13 +118,13 @@ def page(columns: Sequence[Column]) -> str:
     body = f'<nav class="list">{head}{"".join(groups)}</nav><main class="problems">{"".join(sections)}</main>'
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Attempts, problem by problem</title>'
-        f'<style>{_STYLE}</style></head><body><div class="explorer">{body}</div><script>{_SCRIPT}</script></body></html>\n'
+        f'<style>body {{ margin: 0; }}{_STYLE}</style></head><body><div class="explorer">{body}</div><script>{_SCRIPT}</script></body></html>\n'
     )
 
 
 def part(item: Item) -> str:
     """One problem as HTML for a notebook's output, with the page's style."""
-    return f'<style>{_STYLE}</style><div class="problem">{item.html}</div>'
+    return f'<style>{_STYLE}</style><div class="explorer"><div class="problem">{item.html}</div></div>'
 
 
 def write(columns: Sequence[Column], path: Path) -> Path | None:
@@ -125,11 +137,14 @@ def write(columns: Sequence[Column], path: Path) -> Path | None:
 
 
 def _problems(column: Column) -> list[Problem]:
+    """The problems of a column, none if they are elsewhere or were changed: attempts are then shown without asserts."""
     identity = column.reference.identity
     try:
-        return load_problems(identity["problems"], identity["eval_split"])
-    except ProblemError:  # of a file that is elsewhere: the attempts are shown without the asserts
+        by_id = {problem.task_id: problem for problem in load_problems(identity["problems"], identity["eval_split"])}
+        scored = [by_id[task] for task in identity["task_ids"]]
+    except (ProblemError, KeyError):
         return []
+    return scored if problem_set_hash(scored) == identity["scored"] else []
 
 
 def _problem(task: int, problem: Problem | None, visible: int | str, cards: Sequence[str]) -> str:

@@ -302,7 +302,7 @@ def shared_table(columns: Sequence[Column]) -> Table:
             others = set[object]().union(*(theirs for other, theirs in asked.items() if other != name))
             if mine:
                 sets = [others, *(asked.get(other) if other != name else None for other in (AGENT, RESAMPLING))]
-                shares = [EMPTY if theirs is None else f"{100 * len(mine & theirs) / len(mine):.0f}" for theirs in sets]
+                shares = [EMPTY if not theirs else f"{100 * len(mine & theirs) / len(mine):.0f}" for theirs in sets]
                 block.append([runs.TITLES[name], str(len(mine)), *shares])
         rows += [[column.title, *[""] * 4], *block] if block else []
     return Table(["Strategy", "requests", "shared (%)", "with the agent (%)", "with resampling (%)"], rows)
