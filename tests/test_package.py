@@ -120,7 +120,17 @@ def test_the_wheel_does_what_readme_says_without_the_repository(installed: Path,
     script = "import gymnasium, ppo_codet5.envs; print(gymnasium.spec('RLPrompt-v0').entry_point)"
     assert "ppo_codet5.envs:make_env" in run(work, installed, "-c", script)
     if run(work, installed, "-V").startswith("Python 3.11"):  # once is enough
-        out = run(work / "mine", installed.with_name("ppo-codet5"), "reproduce", "--profile", "smoke", "--notebooks", "01", "04", **cache)
+        out = run(
+            work / "mine",
+            installed.with_name("ppo-codet5"),
+            "reproduce",
+            "--profile",
+            "smoke",
+            "--notebooks",
+            "01",
+            "04",
+            **cache,
+        )
         assert "your copies are used: profiles/smoke.yaml, 01_ppo_codet5.ipynb" in out
         assert "done in" in out and (work / "mine" / "runs" / "smoke" / "04_results" / "results_table.md").exists()
     assert {path: path.read_bytes() for path in package.rglob("*") if path.is_file()} == before

@@ -119,7 +119,7 @@ def test_every_cell_of_the_results_table(outcomes: dict[tuple[str, str], np.ndar
             if values.shape[0] == 1 and values is not soft:
                 bounds, slack = proportion_confint(values.sum(), values.size, method="wilson"), 0.0501
             else:
-                bounds, slack = bootstrap(values), 1.3
+                bounds, slack = bootstrap(values), max(1.3, 100 / values.size + 0.05)  # or one problem of one seed
             assert (float(low), float(high)) == pytest.approx([100 * b for b in bounds], abs=slack), (title, row[0])
 
 
@@ -242,8 +242,8 @@ def test_the_example_of_problems_of_one_s_own_works_as_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
-    rows = re.search(r"<!-- example: .*-->\n```json\n(.*?)```", page, re.DOTALL)[1]
-    check = re.search(r"<!-- check: .*-->\n```python\n(.*?)```", page, re.DOTALL)[1]
+    rows = re.search(r"<!-- example: [^>]*-->\n```json\n(.*?)```", page, re.DOTALL)[1]
+    check = re.search(r"<!-- check: [^>]*-->\n```python\n(.*?)```", page, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     Path("mine.jsonl").write_text(rows, encoding="utf-8")
     exec(compile(check, "docs/running.md", "exec"), {})

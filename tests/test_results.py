@@ -364,10 +364,10 @@ def test_what_is_kept_gives_the_same_table_and_examples(everything, tmp_path):
         assert function(whole, **DRAWS) == function(kept, **DRAWS)
     assert tables.cost_table([whole]).rows == tables.cost_table([kept]).rows
     assert list(findings.edits_say(whole)) == list(findings.edits_say(kept))
-    for name, texts in (("ppo", ()), ("direct", results.TEXTS)):
+    for name, texts in (("ppo", results.TEXTS), ("direct", results.TEXTS)):
         text = (tmp_path / "kept" / f"{name}_0" / "attempts.jsonl").read_text()
         rows = [json.loads(line) for line in text.splitlines()]
-        assert all(tuple(row) == (*results.SLIM, "visit", *texts) and row["phase"] == "eval" for row in rows)
+        assert all(tuple(row) == (*results.SLIM, "visit", "asked", *texts) and row["phase"] == "eval" for row in rows)
         assert "fails" not in text  # feedback
         assert rows == results.slim(whole.entries[name].runs[0].attempts, bool(texts))
 
@@ -984,7 +984,10 @@ def test_committed_outputs_are_of_the_committed_results():
     compared = tables.comparison_table(tables.comparisons(columns, 0, 10_000))
     for table in (tables.cost_table(columns), tables.seed_table(columns), compared):
         assert table.markdown() in text
-    assert figures == 6 * len(columns)
+    banks = [
+        path for path in (ROOT / "results" / "laptop").rglob("config.json") if path.parent.name.startswith("bank_")
+    ]
+    assert figures == 6 * len(columns) + len(banks)
 
 
 # Between the notebooks
