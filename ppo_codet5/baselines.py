@@ -58,10 +58,8 @@ def selection_problems(config, strategy):
 def tuning_problems(config):
     """Training problems: all, those of the bank, and those that each strategy of ``SELECTED`` is chosen on."""
     train = load_split(config, "train")
-    return {name: selection_problems(config, name) for name in SELECTED} | {
-        "train": train,
-        "bank": train[: config.bank_limit],
-    }
+    problems = {name: selection_problems(config, name) for name in SELECTED}
+    return problems | {"train": train, "bank": train[: config.bank_limit]}
 
 
 def follow(schedule):
