@@ -33,8 +33,9 @@ def solve(
     Args:
         config: parameters or a ``Config``; those that only notebook 03 has are its defaults unless given.
         tasks: problems, or the path of a file as ``problems.load_tasks`` reads it.
-        strategy: one of ``grid.SOLVERS``; the first two need an ``agent``. Those of ``baselines.TUNED`` are chosen or trained on
-            the training problems of ``config`` first, which takes as many generations as the agent's training.
+        strategy: one of ``grid.SOLVERS``. Those of ``baselines.TUNED`` are chosen or trained on the training problems of
+            ``config`` first, which may take more generations than the agent's training.
+        agent: what "ppo" and "ppo_sampled" need, trained with the actions of ``config``.
         parts: what ``core.load_parts`` gives; loaded if None.
         output_dir: a run directory, in which an interrupted call goes on; in it are ``solutions.jsonl`` and, with all
             that the sandbox ran beside it (preamble, setup), a file for each program. None keeps nothing.

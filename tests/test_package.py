@@ -108,7 +108,7 @@ def test_the_wheel_does_what_readme_says_without_the_repository(installed: Path,
         more = " --plan" * short.startswith("ppo-codet5 reproduce")  # as it stands it takes an hour
         said[short.split()[1]] = run(work, "bash", "-c", short + more, **cache)
     assert list(said) == ["config", "train", "eval", "solve", "doctor", "reproduce"]
-    assert "update   2/2" in said["train"] and re.search(r"^ppo +16 ", said["eval"], re.MULTILINE)
+    assert "update   2/2" in said["train"] and re.search(r"^ppo +3 ", said["eval"], re.MULTILINE)
     assert re.search(r"^[01] of 1 solved$", said["solve"], re.MULTILINE) and "sandbox  level" in said["doctor"]
     assert said["reproduce"].count("stage 0") >= 9 and "to fetch  nothing" in said["reproduce"]
     out = run(work, installed, "-c", readme("python"), **cache)
