@@ -13,7 +13,7 @@ import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,18 +107,9 @@ def load_problems(
         )
 
     problems: list[Problem] = []
-    places: dict[int, str] = {}
     sizes: Counter[str | None] = Counter()
-    for place, row in rows:
-        try:
-            problem, its_split = (humaneval_problem(row), "test") if name == "humaneval" else _mbpp_problem(row)
-        except ProblemError as error:
-            raise ProblemError(f"{place}: {error}") from error
-        if problem.task_id in places:
-            raise ProblemError(
-                f"{place}: task_id {problem.task_id} was used before, in {places[problem.task_id]}; give it another"
-            )
-        places[problem.task_id] = place
+    parse = (lambda row: (humaneval_problem(row), "test")) if name == "humaneval" else _mbpp_problem
+    for problem, its_split in _parsed(rows, parse):
         sizes[its_split] += 1
         if split is None or its_split == split:
             problems.append(problem)
@@ -143,23 +134,18 @@ def load_tasks(source: str | os.PathLike[str]) -> list[Problem]:
     Raises:
         ProblemError: a file or row that cannot be used; the message names the file and the line.
     """
-    tasks: dict[int, tuple[Problem, str]] = {}
-    for place, row in _file_rows(user_path(source)):
-        number = int(place.rpartition(" ")[2])  # of the line
-        try:
-            task, _ = _mbpp_problem({"task_id": number, "code": "", **row}, needs_reference=False)
-        except ProblemError as error:
-            raise ProblemError(f"{place}: {error}") from error
-        if task.task_id in tasks:
-            raise ProblemError(
-                f"{place}: task_id {task.task_id} was used before, in {tasks[task.task_id][1]}; give it another"
-            )
-        tasks[task.task_id] = task, place
+
+    def parse(row: Mapping[str, Any]) -> tuple[Problem, None]:
+        return _mbpp_problem({"code": "", **row}, needs_reference=False)[0], None
+
+    path = user_path(source)
+    rows = ((_place(path, number), {"task_id": number, **row}) for number, row in _lines(path))
+    tasks = [task for task, _ in _parsed(rows, parse)]
     if not tasks:
         raise ProblemError(
             f"no tasks in {os.fspath(source)!r}: give it one JSON object a line, with text and test_list"
         )
-    return [task for task, _ in tasks.values()]
+    return tasks
 
 
 def problem_set_hash(problems: Sequence[Problem]) -> str:
@@ -344,6 +330,24 @@ def _mbpp_problem(row: Mapping[str, Any], needs_reference: bool = True) -> tuple
     return problem, split
 
 
+def _parsed(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], parse: Callable[[Mapping[str, Any]], tuple[Problem, str | None]]
+) -> Iterator[tuple[Problem, str | None]]:
+    """What ``parse`` makes of each row; an error says where it is, and so does a task id that comes twice."""
+    places: dict[int, str] = {}
+    for place, row in rows:
+        try:
+            problem, split = parse(row)
+        except ProblemError as error:
+            raise ProblemError(f"{place}: {error}") from error
+        if problem.task_id in places:
+            raise ProblemError(
+                f"{place}: task_id {problem.task_id} was used before, in {places[problem.task_id]}; give it another"
+            )
+        places[problem.task_id] = place
+        yield problem, split
+
+
 def _none_left(name: str, split: str | None, sizes: Mapping[str | None, int]) -> str:
     """Why no problem is left, and what to do: the sentence of an error."""
     if split is None or not sizes:
@@ -394,7 +398,16 @@ def _hub_rows(dataset: str, config: str | None) -> list[tuple[str, Mapping[str, 
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row of a JSON Lines file, with the file and the number of its line; blank lines are skipped."""
+    """Each row of a JSON Lines file, with the file and the number of its line."""
+    return ((_place(path, number), row) for number, row in _lines(path))
+
+
+def _place(path: Path, number: int) -> str:
+    return f"{path}, line {number}"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row of a JSON Lines file with the number of its line; blank lines are skipped."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which also cuts inside JSON strings
     except (OSError, UnicodeDecodeError) as error:
@@ -402,14 +415,14 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        place = f"{path}, line {number}"
+        place = _place(path, number)
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ProblemError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
         if not isinstance(row, dict):
             raise ProblemError(f"{place}: each line must be one JSON object, this one is of type {type(row).__name__}")
-        yield place, row
+        yield number, row
 
 
 def _field(row: Mapping[str, Any], name: str, kind: type) -> Any:

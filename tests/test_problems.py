@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -553,6 +554,13 @@ def test_a_task_needs_a_text_and_an_assert_and_no_more(tmp_path: Path) -> None:
             {"text": "Halve.", "test_list": ["assert half(2) == 1"], "task_id": 1},
             "task_id 1 was used before, in .*line 1",
         ),
+        *(
+            (
+                {"text": "Halve.", "test_list": ["assert half(2) == 1"], "entry_point": name},
+                f"line 2: the field 'entry_point' must be the name of a function, not '{re.escape(name)}'",
+            )
+            for name in ("../half", "", "class", "half(")
+        ),
         (
             {"text": "Halve.", "test_list": ["assert half(2) == 1"], "test_setup_code": "import"},
             "the setup code is not valid",
@@ -566,6 +574,10 @@ def test_a_wrong_task_is_named(row: dict[str, Any], said: str, tmp_path: Path) -
 
 
 def test_a_file_without_a_task_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "blank.jsonl").write_text(
+        '\n\n{"text": "Twice.", "test_list": ["assert twice(1) == 2"]}\n', encoding="utf-8"
+    )
+    assert [task.task_id for task in load_tasks(tmp_path / "blank.jsonl")] == [3]  # the number of its line
     with pytest.raises(ProblemError, match=r"no tasks in .*empty\.jsonl.*with text and test_list"):
         load_tasks(task_file(tmp_path / "empty.jsonl", []))
     with pytest.raises(ProblemError, match="cannot read"):
