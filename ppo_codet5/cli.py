@@ -263,30 +263,42 @@ def _trainer(config: Config, show: Callable[[str], None]) -> PPOCodeT5Trainer:
     """A trainer, all that the settings name looked for; nothing is written or loaded yet."""
     values = vars(config.to_parameters())
     grid.check_inputs([values])
-    if values["generation_cache"] is not None:
-        check_writable(values["generation_cache"])
-    grid.check_device([values])
-    show("loading PyTorch")
+    _check_place(values, show)
     from ppo_codet5.core import PPOCodeT5Trainer
 
     return PPOCodeT5Trainer(config)
 
 
+def _check_place(values: dict[str, Any], show: Callable[[str], None]) -> None:
+    """What this machine must have for these parameters, before PyTorch is imported, which is said."""
+    if values["generation_cache"] is not None:
+        check_writable(values["generation_cache"])
+    grid.check_device([values])
+    show("loading PyTorch")
+
+
+def _fetch(values: dict[str, Any], show: Callable[[str], None]) -> None:
+    """Fetch the models, and say that they are loaded next."""
+    reproduce.fetch([values])
+    show(f"loading {' and '.join(dict.fromkeys((values['code_model'], values['rewriter_model'])))}")
+
+
 def _load(trainer: PPOCodeT5Trainer, show: Callable[[str], None]) -> None:
     """Fetch and load the models, and say so before."""
-    values = vars(trainer.config)
-    reproduce.fetch([values])
-    names = dict.fromkeys((values["code_model"], values["rewriter_model"]))
-    show(f"loading {' and '.join(names)}")
+    _fetch(vars(trainer.config), show)
     assert trainer.parts
+
+
+def _there(checkpoint: Path) -> Path:
+    if not checkpoint.is_file():
+        raise RunError(f"no checkpoint at {checkpoint}; ppo-codet5 train writes final_model.pt to its --output-dir")
+    return checkpoint
 
 
 def _eval(args: argparse.Namespace) -> int:
     from ppo_codet5.config import Config, ConfigError
 
-    checkpoint = Path(args.checkpoint)
-    if not checkpoint.is_file():
-        raise RunError(f"no checkpoint at {checkpoint}; ppo-codet5 train writes final_model.pt to its --output-dir")
+    checkpoint = _there(args.checkpoint)
     if args.config:
         config = Config.load(args.config)
     else:
@@ -339,17 +351,14 @@ def _solve(args: argparse.Namespace) -> int:
     _check_fits(values, args.checkpoint)
     grid.check_models([values])
     grid.check_programs(values["preamble"], {})
-    grid.check_device([values])
-    for folder in filter(None, (args.output_dir, values["generation_cache"])):
-        check_writable(folder)
-    print("loading PyTorch")
+    check_writable(args.output_dir)
+    _check_place(values, print)
     from ppo_codet5 import baselines, core, solving
 
     flat = solving.parameters(types.SimpleNamespace(**values))
     if args.strategy in baselines.TUNED:
         baselines.tuning_problems(flat)  # told now if they are not to be had
-    reproduce.fetch([values])
-    print(f"loading {' and '.join(dict.fromkeys((values['code_model'], values['rewriter_model'])))}")
+    _fetch(values, print)
     parts = core.load_parts(flat)
     agent = core.load_agent(flat, parts, args.checkpoint) if args.checkpoint else None
     budget = baselines.with_own(flat, args.strategy).max_steps

@@ -172,15 +172,14 @@ def keep(run_dir: Path, target: Path) -> None:
     for folder in (summary.parent for summary in run_dir.glob("*/summary.json")):
         copy, identity = target / folder.name, json.loads((folder / "config.json").read_bytes())["identity"]
         ours = {identity["problems"], identity.get("train_problems") or "starter"} == {"starter"}
-        lines: dict[bool, list[str]] = {True: [], False: []}  # of what is scored, and of what was before
-        for row in runs.read_rows(folder / "attempts.jsonl"):
-            scored = row["phase"] == "eval"
-            (slim,) = results.slim([row], texts=ours and scored)
-            lines[scored].append(json.dumps(slim, separators=(",", ":")) + "\n")
-        (copy / "attempts.jsonl").write_text("".join(lines[True]), encoding="utf-8")
+        rows, lines = runs.read_rows(folder / "attempts.jsonl"), {}
+        for scored in (True, False):
+            chosen = results.slim((row for row in rows if (row["phase"] == "eval") == scored), texts=ours and scored)
+            lines[scored] = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in chosen)
+        (copy / "attempts.jsonl").write_text(lines[True], encoding="utf-8")
         if lines[False]:
             with gzip.GzipFile(copy / results.TRAINING, "wb", mtime=0) as file:  # no time: the same bytes each time
-                file.write("".join(lines[False]).encode())
+                file.write(lines[False].encode())
         if ours and (folder / "results.csv").exists():
             (copy / "results.csv").write_bytes((folder / "results.csv").read_bytes())
 
