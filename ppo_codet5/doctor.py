@@ -14,15 +14,14 @@ from pathlib import Path
 from ppo_codet5 import grid, notebooks
 from ppo_codet5.config import as_parameters
 
-# GB that the profiles need: main memory with the models in float32 and in fewer bits, memory of one GPU, disk for models
-# and data. The GPU's: profiles/*.yaml.
+# GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml.
 NEEDS = {
-    "laptop": ((4, 4), 0, 3),
-    "smoke": ((4, 4), 0, 3),
-    "coder": ((14, 8), 0, 8),
-    "coder_published": ((14, 8), 0, 8),
-    "codet5_a100": ((32, 32), 48, 15),
-    "codellama_a100": ((64, 64), 64, 35),
+    "laptop": (4, 0, 3),
+    "smoke": (4, 0, 3),
+    "coder": (8, 0, 8),
+    "coder_published": (8, 0, 8),
+    "codet5_a100": (32, 48, 15),
+    "codellama_a100": (64, 64, 35),
 }
 Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what was found, remedy
 
@@ -31,11 +30,11 @@ def examine(profile: str, as_json: bool = False) -> int:
     """Print one line for each thing, or all as JSON; 0 if the profile can run here, else 1."""
     defaults = notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0]))
     values = {**defaults, **as_parameters(notebooks.load_profile(profile))}
-    memory, gpu, disk = NEEDS.get(profile, ((0, 0), 0, 0))
+    memory, gpu, disk = NEEDS.get(profile, (0, 0, 0))
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
         "device": lambda: _device(str(values["device"]), gpu),
-        "memory": lambda: _memory(memory, str(values["dtype"])),
+        "memory": lambda: _memory(memory),
         "disk": lambda: _disk(disk),
         "models": lambda: _models(values),
         "data": lambda: _data(values),
@@ -108,20 +107,12 @@ def _device(wanted: str, gigabytes: int) -> Iterator[Finding]:
         yield free >= gigabytes, f"{found}, {gigabytes} GB needed", "end other programs on it, or lower batch_size"
 
 
-def _memory(needs: tuple[int, int], dtype: str) -> Iterator[Finding]:
-    from ppo_codet5.helpers.models import has_bfloat16
-
-    whole, fewer = needs
-    exact = dtype == "float32" or (dtype == "auto" and not has_bfloat16("cpu"))
-    gigabytes = whole if exact else fewer
-    remedy = "use a smaller profile, or lower batch_size"
-    if exact and fewer < whole:
-        remedy = f"set dtype to int8, or to bfloat16 (slower on a CPU that does not compute in it): {fewer} GB"
+def _memory(gigabytes: int) -> Iterator[Finding]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
     if limit.exists() and (text := limit.read_text().strip()).isdecimal():
         total = min(total, int(text) / 1e9)
-    yield total >= gigabytes, f"{total:.0f} GB, {gigabytes} needed", remedy
+    yield total >= gigabytes, f"{total:.0f} GB, {gigabytes} needed", "use a smaller profile, or lower batch_size"
 
 
 def _disk(gigabytes: int) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ppo_codet5.helpers.language import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
+from ppo_codet5.helpers.problems import load_problems
 from ppo_codet5.helpers.sandbox import Sandbox
 from scripted import BagOfWords
 from tiny import save_llama
@@ -22,6 +23,7 @@ import ppo_codet5.core as core
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import _common
 import decoders
+import int8
 import rollout
 import scaling
 
@@ -252,3 +254,14 @@ def test_decoders(
     monkeypatch.setattr(_common, "in_child", lambda script, job: pytest.fail("run again"))
     main(decoders, monkeypatch, *where)
     assert picture.stat().st_mtime_ns > before
+
+
+def test_int8_counts_who_solves_what_the_other_does_not() -> None:
+    problems = load_problems("starter")[:4]
+    right, wrong = [p.reference for p in problems], [f"def {p.entry_point}(*args):\n    return ..." for p in problems]
+    texts = [[right[0], right[1], wrong[2], wrong[3]], [right[0], wrong[1], wrong[2], wrong[3] + " # 1"]]
+    with Sandbox(workers=1) as sandbox:
+        found = int8.compared(problems, texts, sandbox)
+    assert found["solved"] == [2, 1] and found["only_float"] == [problems[1].task_id] and found["only_int8"] == []
+    assert found["difference"][0] == -0.25 and found["p"] == 1  # one problem says nothing
+    assert found["equal"] == 2 and 0.5 < found["alike"] < 1

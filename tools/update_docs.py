@@ -278,6 +278,28 @@ def forms() -> str:
     return "\n".join(lines)
 
 
+def int8() -> str:
+    """What int8 changes in greedy first attempts on problems that no table scores."""
+    models = json.loads((ROOT / "results" / "published" / "int8.json").read_text(encoding="utf-8"))["models"]
+    lines = [
+        "Greedy first attempts, one assert visible, solved by all asserts, in per cent; the difference with its paired interval of "
+        "95 % and McNemar's exact p (`benchmarks/int8.py`):",
+        "",
+        "| model | problems | float | int8 | difference | p | replies that are equal |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in models.items():
+        for split in ("validation", "train"):
+            case = found[split]
+            shares = " | ".join(f"{100 * solved / case['n']:.1f}" for solved in case["solved"])
+            gap, low, high = (100 * x for x in case["difference"])
+            lines.append(
+                f"| {name} ({found['dtypes'][0]}) | {split}, {case['n']} | {shares} | {gap:+.1f} [{low:+.1f}, {high:+.1f}] "
+                f"| {case['p']:.2f} | {case['equal'] / case['n']:.0%} |"
+            )
+    return "\n".join(lines)
+
+
 def decoders() -> str:
     """Tokens per second of ways to generate, by rows at once; the first rows are ours."""
     record = json.loads((ROOT / "results" / "speed" / "decoders.json").read_text(encoding="utf-8"))
@@ -305,7 +327,7 @@ def decoders() -> str:
 
 BLOCKS = {
     "README.md": {"results": results, "held": held, "in short": in_short},
-    "docs/models.md": {"published": published, "forms": forms},
+    "docs/models.md": {"published": published, "forms": forms, "int8": int8},
     "docs/running.md": {"minutes": minutes},
     "docs/scaling.md": {"cluster": cluster},
     "docs/settings.md": {"settings": Config().table},

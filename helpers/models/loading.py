@@ -41,7 +41,7 @@ def load_model(
     if dtype == "auto":
         dtype = "bfloat16" if has_bfloat16(device) else "float32"
     if dtype == "int8" and device != "cpu":
-        raise ModelError(f"dtype int8 is for the CPU, not for {device}: use bfloat16 there.")
+        raise ModelError(f"dtype int8 is for the CPU, not for {device}: use auto there.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device cuda: torch {torch.__version__} finds no GPU here; use 'auto' or 'cpu'.")
     source, is_folder = find(name)
