@@ -68,7 +68,9 @@ def main():
             model = CachedGenerator(
                 load_model(name, dtype, "cpu", arguments.batch_size), str(_common.ROOT / "cache" / "generations")
             )
-            texts.append(dict(zip((p.task_id for p in every), (r.text for r in replies(model, every, config)), strict=True)))
+            texts.append(
+                dict(zip((p.task_id for p in every), (r.text for r in replies(model, every, config)), strict=True))
+            )
             dtypes.append(model.inner.dtype)
         with Sandbox() as sandbox:
             found[name] = {"dtypes": dtypes}

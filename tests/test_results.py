@@ -556,6 +556,25 @@ def test_without_the_agent_the_largest_comparable_set_is_shown(tmp_path):
     assert tables.comparisons([column], **DRAWS) == [] and tables.verdicts([column], []) == []
 
 
+def test_a_protocol_without_an_agent_yet_is_a_column_if_several_strategies_were_run(agent):
+    rows = {
+        name: [
+            {**row, "visible_mask": row["full_mask"][:3], "scored_mask": row["full_mask"][:3]}
+            for row in simulated(name, 0, TASKS, 4, 0.2)
+        ]
+        for name in ("random", "resampling", "bandit")
+    }
+    make_run(agent / "all_random", "random", rows=rows["random"], visible_tests="all")
+    (_,), (note,) = read(agent)  # one alone is likelier a mistake than a table
+    assert "/all_random is not comparable" in note
+    make_run(agent / "all_resampling", "resampling", rows=rows["resampling"], visible_tests="all")
+    make_run(agent / "all_bandit", "bandit", rows=rows["bandit"], visible_tests="all", temperature=1.0)
+    (first, second), (note,) = read(agent)
+    assert "ppo" in first.entries and list(second.entries) == ["random", "resampling"]
+    assert "/all_bandit is not comparable" in note and "temperature" in note
+    assert {c.strategy for c in tables.comparisons([first, second], **DRAWS)} <= set(first.entries)
+
+
 def test_seeds_of_one_row_agree_in_what_they_learn_with(agent):
     make_run(agent / "ppo1", "ppo", 1)
     make_run(agent / "ppo2", "ppo", 2, learning_rate=0.1)

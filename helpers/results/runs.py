@@ -225,6 +225,11 @@ def differences(run: RunDir, reference: RunDir) -> list[str]:
     return sorted(k for k in (mine.keys() & theirs.keys()) - excused if mine[k] != theirs[k])
 
 
+def _protocol(run: RunDir) -> tuple[Any, ...]:
+    """Who writes, asked how, and who sees which asserts."""
+    return tuple(run.settings.get(name) for name in ("code_model", "prompt_form", "visible_tests"))
+
+
 def words(run: RunDir, reference: RunDir, names: Sequence[str]) -> str:
     """The settings of these names, one against the other."""
     mine, theirs = run.settings, reference.settings
@@ -362,12 +367,17 @@ def columns(runs: Sequence[RunDir]) -> tuple[list[Column], list[str]]:
     """The columns that the agent's runs open, leak-free ones first, and a sentence on each run that is in none.
 
     A run that only repeats another has no sentence, but stands among the column's ``repeats``; a bank has none either.
-    Without any run of the agent there is one column, of the largest set of runs that may be compared.
+    A protocol in which no agent was run has a column too if several strategies were, of the largest set that may be
+    compared: of one strategy alone, if it is all there is.
     """
     runs = [run for run in runs if run.strategy != BANK]
     openers = [run for run in runs if run.strategy == AGENT]
-    if not openers and runs:
-        openers = [max(runs, key=lambda opener: sum(not differences(run, opener) for run in runs))]
+    others = [run for run in runs if _protocol(run) not in {_protocol(opener) for opener in openers}]
+    sets = {id(opener): [run for run in runs if not differences(run, opener)] for opener in others}
+    for opener in sorted(others, key=lambda opener: -len(sets[id(opener)])):
+        several = len({run.strategy for run in sets[id(opener)]}) > 1
+        if not openers or (several and _protocol(opener) not in {_protocol(run) for run in openers}):
+            openers.append(opener)
     result: list[Column] = []
     for run in openers:
         if all(differences(run, column.reference) for column in result):
