@@ -439,10 +439,12 @@ def search(run, world, state, beam, follows):
     nodes = [unpack(world, packed) for packed in state.get("nodes", [])]
     nodes = nodes or [Node((), [Episode(problem, 0) for problem in world.problems.values()], [])]
     while len(nodes[0].actions) < world.config.max_steps:
+        began = time.perf_counter()
         children = [expand(world, node, action, run.log) for node in nodes for action in follows(node.actions, world)]
         nodes = sorted(children, key=Node.merit, reverse=True)[:beam]  # stable: of equals, the first stays first
         state["nodes"] = [pack(node) for node in nodes]
-        run.log("timings", {"phase": "selection", "steps": len(nodes[0].actions), **world.seconds})
+        seconds = {"total": time.perf_counter() - began, **world.seconds}
+        run.log("timings", {"phase": "selection", "steps": len(nodes[0].actions), **seconds})
         world.seconds.clear()
         run.checkpoint(state)
     return nodes
@@ -567,12 +569,13 @@ def fill_bank(run, world, state, report):
         world.memory.entries = []
         began = time.perf_counter()
         world.advance(episodes, [action] * len(episodes))
+        seconds = {"total": time.perf_counter() - began, **world.seconds}
+        run.log("timings", {"phase": "bank", "stage": number + 1, **seconds})
+        world.seconds.clear()
         state["update"] = number + 1
         run.checkpoint(state)
-        report(
-            f"bank: {world.names[action]} {'after a failure' if before else 'first'}, {len(episodes)} draws, "
-            f"{time.perf_counter() - began:.0f} s"
-        )
+        what = f"{world.names[action]} {'after a failure' if before else 'first'}"
+        report(f"bank: {what}, {len(episodes)} draws, {seconds['total']:.0f} s")
     rows = run.rows("attempts")
     bank = Bank(rows, world)
     return {"strategy": "bank", "scores": {}, "bank": bank.record(), "bank_cost": scoring.cost(rows)}

@@ -206,7 +206,7 @@ def about(folders: Sequence[Path], command: str) -> str:
     paths = sorted({path for folder in folders for path in folder.rglob("config.json")})
     configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     logs = [path.with_name("timings.jsonl") for path in paths if path.with_name("timings.jsonl").exists()]
-    # A search for a rule logs kinds of work and no total.
+    # Runs of before log kinds of work and no total for a search.
     spent = [
         row.get("total", sum(v for v in row.values() if isinstance(v, float))) for log in logs for row in read_rows(log)
     ]

@@ -846,6 +846,9 @@ def test_a_finished_run_is_read_and_belongs_to_its_own_parameters(make: Callable
     for strategy in ALL:
         first.run(strategy, report=quiet)
     assert first.pending(ALL) == []
+    for strategy in ALL:  # whatever a run spends its time on, its log has the sum
+        rows = read_rows(first.folder(strategy) / "timings.jsonl")
+        assert rows and all(row["total"] > 0 for row in rows)
 
     class Silent(Coder):
         def generate(self, requests: Any, *each: Any) -> Any:
