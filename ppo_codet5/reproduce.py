@@ -27,7 +27,7 @@ from ppo_codet5.helpers.settings import model_label
 from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
 from ppo_codet5.running import run_all
 
-CODER_TIME = "many hours, the notebooks print their plan first"  # of profile coder on two CPU cores
+CODER_TIME = "about a day, half of it with --jobs 2, estimated"  # of profile coder on two CPU cores
 CODER_DOWNLOAD = "about 1.6 GB"
 KEPT = "# What made these results"  # how the README of kept results begins
 

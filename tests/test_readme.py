@@ -49,45 +49,60 @@ def table(text: str) -> tuple[list[str], list[list[str]]]:
     return lines[0], lines[2:]
 
 
-def masks() -> dict[tuple[str, str], dict[int, dict[int, list[dict[str, Any]]]]]:
-    """Attempts by (form, strategy), seed and problem."""
+Groups = dict[int, dict[int, list[dict[str, Any]]]]  # attempts by seed and problem
+
+
+def masks(folder: str) -> dict[tuple[str, str], Groups]:
+    """Attempts of a folder of results by (column, strategy); a column is a form of prompt, or a protocol."""
     found: dict = defaultdict(lambda: defaultdict(dict))
-    for config in sorted((RESULTS / "laptop").rglob("config.json")):
+    for config in sorted((RESULTS / folder).rglob("config.json")):
         identity = json.loads(config.read_text())["identity"]
-        form, seed = identity.get("prompt_form", "completion"), identity["seed"]
-        assert identity["visible_tests"] == 1
+        column, seed = identity.get("prompt_form", "completion"), identity["seed"]
+        if folder != "laptop":
+            column = f"{identity['visible_tests']} assert{'s' * (identity['visible_tests'] == 'all')} visible"
+        elif identity["strategy"] != "bank":
+            assert identity["visible_tests"] == 1
         if identity["strategy"] == "bank":
             continue
         rows = [json.loads(line) for line in (config.parent / "attempts.jsonl").read_text().splitlines()]
         for strategy in {row["strategy"] for row in rows}:
             problems = defaultdict(list)
             for row in rows:
-                if row["strategy"] == strategy and row["phase"] == "eval" and row["attempt"] < identity["max_steps"]:
+                if row["strategy"] == strategy and row["phase"] == "eval":
                     problems[row["task_id"]].append(row)
             assert set(problems) == set(identity["task_ids"])
-            found[form, strategy][seed] = problems
+            found[column, strategy][seed] = problems
     return found
 
 
-def shares(problems: dict[int, list[dict[str, Any]]]) -> list[float]:
+def shares(problems: dict[int, list[dict[str, Any]]], budget: int) -> list[float]:
     """Share of scored asserts of each problem's submission."""
     result = []
     for _, rows in sorted(problems.items()):
-        ordered = sorted(rows, key=lambda row: row["attempt"])
+        ordered = sorted(rows, key=lambda row: row["attempt"])[:budget]
         scored = [sum(row["scored_mask"]) / len(row["scored_mask"]) for row in ordered]
         visible = [sum(row["visible_mask"]) / len(row["visible_mask"]) for row in ordered]
         result.append(scored[visible.index(max(visible))])
     return result
 
 
+def outcomes_of(folder: str, budget: int) -> dict[tuple[str, str], np.ndarray]:
+    """Shares of scored asserts passed, [seeds, problems], by (column, row of the table)."""
+    found = {}
+    for (column, strategy), seeds in masks(folder).items():
+        (row,) = (name for name, key in ROWS.items() if key == strategy)
+        found[column, row] = np.array([shares(seeds[seed], budget) for seed in sorted(seeds)])
+    return found
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> dict[tuple[str, str], np.ndarray]:
-    """Shares of scored asserts passed, [seeds, problems], by (form, row of the table)."""
-    found = {}
-    for (form, strategy), seeds in masks().items():
-        (row,) = (name for name, key in ROWS.items() if key == strategy)
-        found[form, row] = np.array([shares(seeds[seed]) for seed in sorted(seeds)])
-    return found
+    return outcomes_of("laptop", 3)
+
+
+@pytest.fixture(scope="module")
+def on_mbpp() -> dict[tuple[str, str], np.ndarray]:
+    return outcomes_of("mbpp_coder", 10)
 
 
 def bootstrap(values: np.ndarray) -> np.ndarray:
@@ -113,20 +128,92 @@ def test_every_cell_of_the_results_table(outcomes: dict[tuple[str, str], np.ndar
             form = title.split(":")[0]
             soft = outcomes[form, row[0]]
             values = soft if title.endswith("SoftPass@1") else (soft == 1).astype(float)
-            _, mean, low, high = CELL.fullmatch(cell).groups()  # type: ignore[union-attr]
-            assert float(mean) == pytest.approx(100 * values.mean(), abs=0.0501), (title, row[0])
             assert tuple(map(int, said)) == (values.shape[1], values.shape[0])
-            if values.shape[0] == 1 and values is not soft:
-                bounds = proportion_confint(values.sum(), values.size, method="wilson")
-                assert (float(low), float(high)) == pytest.approx([100 * b for b in bounds], abs=0.0501), (
-                    title,
-                    row[0],
-                )
+            check(cell, values, (title, row[0]))
+
+
+def check(cell: str, values: np.ndarray, where: object) -> None:
+    """A mean with its interval: Wilson's for the solved share of one seed, else a bootstrap's."""
+    _, mean, low, high = CELL.fullmatch(cell).groups()  # type: ignore[union-attr]
+    assert float(mean) == pytest.approx(100 * values.mean(), abs=0.0501), where
+    if values.shape[0] == 1 and set(np.unique(values)) <= {0, 1}:
+        bounds = proportion_confint(values.sum(), values.size, method="wilson")
+        assert (float(low), float(high)) == pytest.approx([100 * b for b in bounds], abs=0.0501), where
+        return
+    means = 100 * bootstrap(values)
+    for bound, share in ((float(low), 0.025), (float(high), 0.975)):  # few problems give few different means
+        below, at_most = (means < bound - 0.0501).mean(), (means <= bound + 0.0501).mean()
+        assert below - 0.01 <= share <= at_most + 0.01, (where, bound, below, at_most)
+
+
+def test_every_cell_of_the_table_on_mbpp(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
+    header, rows = table(block("mbpp"))
+    columns = list(dict.fromkeys(title.split(": ")[0] for title in header[1:]))
+    assert {column for column, _ in on_mbpp} == set(columns)
+    there = [row for row in ROWS if row in {row for _, row in on_mbpp}]
+    assert [row[0].removesuffix(" †") for row in rows] == there
+    missing = re.findall(r"^- Not run yet with this model: (.*)\.$", block("mbpp"), re.MULTILINE)
+    assert missing == ["; ".join(row for row in ROWS if row not in there)] * (len(there) < len(ROWS))
+    (n,) = {values.shape[1] for values in on_mbpp.values()}
+    assert f"n = {n} in every cell" in block("mbpp")
+    for row in rows:
+        for title, cell in zip(header[1:], row[1:], strict=True):
+            column, measure = title.split(": ")
+            soft = on_mbpp.get((column, row[0].removesuffix(" †")))
+            if soft is None:
+                assert cell == ("not run" if measure == "Pass@1" else "")
                 continue
-            means = 100 * bootstrap(values)
-            for bound, share in ((float(low), 0.025), (float(high), 0.975)):  # few problems give few different means
-                below, at_most = (means < bound - 0.0501).mean(), (means <= bound + 0.0501).mean()
-                assert below - 0.01 <= share <= at_most + 0.01, (title, row[0], bound, below, at_most)
+            values = soft if measure == "SoftPass@1" else (soft == 1).astype(float)
+            if measure == "seeds":
+                assert cell == str(len(soft))
+                continue
+            check(cell, values, (title, row[0]))
+            same = [v if measure == "SoftPass@1" else v == 1 for (c, _), v in on_mbpp.items() if c == column]
+            best = max(round(100 * v.mean(), 1) for v in same)
+            assert cell.startswith("**") == (round(100 * values.mean(), 1) == best)
+
+
+def test_what_drawing_again_is_worth_is_counted_again() -> None:
+    for column, text in re.findall(
+        r"^(\S+ asserts? visible), n = (.*(?:\n.+|\n\n\|.*)*)", block("draws"), re.MULTILINE
+    ):
+        seeds = masks("mbpp_coder")[column, "resampling"]
+        (_, rows) = table(text)
+        assert text.startswith(f"{len(next(iter(seeds.values())))} problems x {len(seeds)} seed")
+        for budget, cell, looks, tokens in rows:
+            values = np.array([shares(seeds[seed], int(budget)) for seed in sorted(seeds)])
+            check(cell, (values == 1).astype(float), (column, budget))
+            made = [rows[: int(budget)] for problems in seeds.values() for rows in problems.values()]
+            seen = [any(all(row["visible_mask"]) for row in rows) for rows in made]
+            assert float(looks) == pytest.approx(100 * np.mean(seen), abs=0.0501)
+            paid = [row["prompt_tokens"] + row["completion_tokens"] for rows in made for row in rows]
+            assert float(tokens) == pytest.approx(sum(paid) / len(made), abs=0.501)
+
+
+def test_single_edits_are_compared_with_direct_generation(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
+    names = {key: row for row, key in ROWS.items()}
+    _, rows = table(block("edits"))
+    for name, protocol, solved, against in rows:
+        soft = on_mbpp.get((protocol, names[name]))
+        if soft is None:
+            assert solved == "not run"
+            continue
+        assert float(solved) == pytest.approx(100 * (soft == 1).mean(), abs=0.0501)
+        if name != "direct":
+            gap = (soft == 1) * 1.0 - (on_mbpp[protocol, names["direct"]] == 1)
+            said, low, high = map(float, re.findall(r"[+-][\d.]+", against))
+            assert said == pytest.approx(100 * gap.mean(), abs=0.0501)
+            assert [low, high] == pytest.approx(np.quantile(100 * bootstrap(gap), [0.025, 0.975]), abs=0.6)
+
+
+def test_the_sentences_on_drawing_again_are_those_of_the_table(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
+    names = {key: row for row, key in ROWS.items()}
+    first = outcomes_of("mbpp_coder", 1)
+    found = re.findall(r"^- (.*?): drawing again, up to (\d+) times.* from ([\d.]+) to ([\d.]+) %", block("mbpp"), re.M)
+    assert {line[0] for line in found} == {column for column, row in on_mbpp if row == names["resampling"]}
+    for column, budget, low, high in found:
+        ends = [100 * (some[column, names["resampling"]] == 1).mean() for some in (first, on_mbpp)]
+        assert [float(low), float(high)] == pytest.approx(ends, abs=0.0501) and budget == "10"
 
 
 def test_the_best_of_each_column_is_bold(outcomes: dict[tuple[str, str], np.ndarray]) -> None:

@@ -919,7 +919,9 @@ def test_two_bands_a_title_and_curves_that_coincide_are_marked():
     curves[names[9]] = curves[names[8]]
     curves[names[8]] = [*curves[names[8]], {**CURVE[-1], "budget": 4, "tokens": 900}]
     curves |= {name: CURVE[:1] for name in names[:3]}
-    figure = figures.budget_and_tokens(curves, [names[6], names[8]], "over what")
+    few = figures.budget_and_tokens({name: curves[name] for name in (names[0], names[8])}, [], "two rows", 3)
+    assert [max(len(line.get_xdata()) for line in axis.lines) for axis in few.axes] == [3, 4]  # left to the budget
+    figure = figures.budget_and_tokens(curves, [names[6], names[8]], "over what", 3)
     (left, bands), (right, same) = drawn(figure)
     assert bands == same == 2 and len(left) == len(right) == 10 and len(set(left)) == 10
     assert f"{names[9]} = {names[8]}" in left and sum("(band)" in label for label in left) == 2

@@ -1,6 +1,7 @@
 """Write the marked blocks of README.md and docs/ from results/ and the code; ``--check`` exits 1 if one is out of date.
 
-python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop   # those committed: an earlier method, a longer profile
+python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop
+python -m ppo_codet5.reproduce --profile coder -p problems=mbpp.jsonl --seeds 0 1 2 --keep results/mbpp_coder
 python benchmarks/rollout.py --output results/speed/rollout.json
 python benchmarks/decoders.py --rows 8,24,96 --output results/speed/decoders.json
 python tools/update_docs.py
@@ -31,7 +32,7 @@ def same(what: str, values: Iterable[Any]) -> Any:
     """The value that all of them have: a caption says it once for the whole table."""
     first, *others = values
     if any(other != first for other in others):
-        raise SystemExit(f"results/laptop: {what} differ ({[first, *others]}), and README's caption gives one for all")
+        raise SystemExit(f"{what} differ ({[first, *others]}), and a caption gives one for all")
     return first
 
 
@@ -56,7 +57,14 @@ def results() -> str:
             "",
             score_table(columns, found).markdown().strip(),
             "",
-            " ".join(verdict(column, list(zip(compared, adjusted, strict=True))) for column in columns),
+            " ".join(
+                verdict(
+                    column,
+                    list(zip(compared, adjusted, strict=True)),
+                    f"In {column.reference.settings['prompt_form']} form",
+                )
+                for column in columns
+            ),
         ]
     )
 
@@ -77,10 +85,164 @@ def score_table(columns: list[runs.Column], found: tables.Scores) -> tables.Tabl
     return tables.Table(header, [[name, *(row.get(h, "-") for h in header[1:])] for name, row in rows.items()])
 
 
-def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]]) -> str:
+def mbpp() -> str:
+    """The table of the code models on MBPP in both protocols: every row, also those that were not run, and what it says."""
+    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
+    found = tables.scores(columns, [], **DRAWS)
+    s = {
+        key: same(key, (column.reference.settings[key] for column in columns))
+        for key in ("code_model", "rewriter_model", "max_steps", "code dtype", "task_ids")
+    }
+    header = ["Strategy", *(f"{_protocol(c)}: {what}" for c in columns for what in (*tables.MEASURES, "seeds"))]
+    rows, missing = [], []
+    for name in columns[0].strategies:
+        cells, title = [], runs.TITLES[name]
+        for column in columns:
+            pair = found[column.title].get(title)
+            cells += [*map(str, pair), str(pair[0].seeds)] if pair else ["not run", "", ""]
+        if set(cells) == {"not run", ""}:
+            missing.append(title)
+        else:
+            rows.append([f"{title} †" if name in runs.OWN_SETTINGS else title, *cells])
+    for index in range(1, len(header)):
+        if index % 3:
+            best = max(
+                (float(row[index].split()[0]) for row in rows if row[index] != "not run" and row[index]), default=0
+            )
+            for row in rows:
+                mean, _, rest = row[index].partition(" [")
+                if rest and float(mean) == best:
+                    row[index] = f"**{mean}** [{rest}"
+    caption = (
+        f"{s['code_model']} writes, {s['rewriter_model']} rewrites, both in {s['code dtype']}; MBPP's test problems, n = "
+        f"{len(s['task_ids'])} in every cell, at most {s['max_steps']} generations a problem. Per cent with 95 % intervals; "
+        "the best of a column is bold."
+    )
+    said = [line for column in columns for line in (again(column), gain(column)) if line]
+    said += [f"- Not run yet with this model: {'; '.join(missing)}."] if missing else []
+    return "\n".join([caption, "", tables.Table(header, rows).markdown().strip(), "", *said])
+
+
+def _protocol(column: runs.Column) -> str:
+    visible = column.reference.settings["visible_tests"]
+    return "all asserts visible" if visible == "all" else f"{visible} assert visible"
+
+
+def again(column: runs.Column) -> str:
+    """What drawing again is worth: resampling with the whole budget against its first draw, and what it looks like."""
+    draws = column.entries.get(runs.RESAMPLING)
+    if not draws:
+        return ""
+    first, last, budget = draws.solved(1), draws.solved(), draws.budget
+    looks = draws.looks_solved()[0].mean()
+    return (
+        f"- {_protocol(column)}: drawing again, up to {budget} times and nothing else, lifts the share solved from "
+        f"{100 * first.mean():.1f} to {100 * last.mean():.1f} % ({_points(last, first)}); {100 * looks:.1f} % look solved."
+    )
+
+
+def gain(column: runs.Column) -> str:
+    """What the agent gains over the best control of equal budget, and over resampling at no more tokens."""
+    if runs.AGENT not in column.entries:
+        return f"- {_protocol(column)}: the agent is not run yet."
+    compared = tables.comparisons([column], **DRAWS)
+    adjusted = statistics.holm([c.p for c in compared])
+    return f"- {verdict(column, list(zip(compared, adjusted, strict=True)), f'With {_protocol(column)}')}"
+
+
+def _points(first: Any, second: Any) -> str:
+    gap, low, high = (100 * x for x in statistics.paired_bootstrap(first, second, **DRAWS))
+    return f"{gap:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+
+
+def claim() -> str:
+    """The published figures of three rows, and ours of the same model-free steps: one draw, ten draws."""
+    published = tables.published()
+    rows = {"one attempt": "direct", "ten random actions": "random", "the agent": runs.AGENT}
+    said = [
+        f"{model}: {', '.join(f'{words} {found[name][0]}' for words, name in rows.items())}"
+        for model, found in published.items()
+    ]
+    return f"Published, solved in per cent, all asserts visible. {'. '.join(said)}."
+
+
+def choice() -> str:
+    """README's sentences on the agent, or that it was not run."""
+    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
+    return "\n".join(gain(column) for column in columns)
+
+
+def draws() -> str:
+    """What drawing again is worth in each protocol, without any edit: resampling by the number of draws."""
+    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
+    lines = []
+    for column in (c for c in columns if runs.RESAMPLING in c.entries):
+        entry = column.entries[runs.RESAMPLING]
+        n = len(entry.task_ids)
+        lines += [
+            f"{_protocol(column)}, n = {n} problems x {len(entry.seeds)} seed{'s' * (len(entry.seeds) > 1)}:",
+            "",
+            "| draws at most | solved, per cent | look solved | tokens a problem |",
+            "|---|---|---|---|",
+        ]
+        for budget in sorted({1, 2, 3, 5, entry.budget, entry.longest}):
+            solved = entry.solved(budget)
+            low, high = (100 * x for x in statistics.share_interval(solved, **DRAWS))
+            looks = 100 * entry.looks_solved(budget)[0].mean()
+            cells = f"{100 * solved.mean():.1f} [{low:.1f}, {high:.1f}] | {looks:.1f} | {entry.tokens(budget):.0f}"
+            lines.append(f"| {budget} | {cells} |")
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def edits() -> str:
+    """Single edits as first attempts, against direct generation with the same random numbers."""
+    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
+    lines = ["| first attempt | protocol | solved, per cent | against direct generation |", "|---|---|---|---|"]
+    for column in columns:
+        for name in runs.ONE_ATTEMPT:
+            if not (entry := column.entries.get(name)):
+                lines.append(f"| {name} | {_protocol(column)} | not run | |")
+                continue
+            solved, direct = entry.solved(), column.entries["direct"].solved()
+            against = "" if name == "direct" else _points(solved, direct)
+            lines.append(f"| {name} | {_protocol(column)} | {100 * solved.mean():.1f} | {against} |")
+    return "\n".join(lines)
+
+
+def bank() -> str:
+    """What the bank says of choosing: rates of the actions, and what choices would gain over the best fixed action."""
+    lines = []
+    for run in runs.collect(str(ROOT / "results" / "mbpp_coder"))[0]:
+        if run.strategy != runs.BANK:
+            continue
+        found, visible = run.summary["bank"], run.settings["visible_tests"]
+        lines += [
+            f"{run.settings['code_model']}, asserts visible: {visible}; {found['problems']} training problems, {found['draws']} draws of "
+            f"every action on each, and of every action after each of {found['failures']} failures. Per cent and points.",
+            "",
+            f"| | {' | '.join(found['actions'])} |",
+            "|---|" + "---|" * len(found["actions"]),
+            *(
+                f"| {what} | {' | '.join(f'{100 * rate:.1f}' for rate in found[key])} |"
+                for what, key in (("a first attempt solves", "first"), ("an attempt after a failure solves", "after"))
+            ),
+            "",
+            "| choosing the attempt after a failure by | gain over the best fixed action, with its 95 % interval |",
+            "|---|---|",
+            *(
+                f"| {name} | {100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] |"
+                for name, (value, low, high) in found["gains"].items()
+            ),
+            "",
+        ]
+    return "\n".join(lines).strip()
+
+
+def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], where: str) -> str:
     """Whether the agent beat the best control of equal budget: by the interval, and by Holm's p over all rows.
 
-    ``found``: the agent against every row of all columns, with Holm's p.
+    ``found``: the agent against every row of all columns, with Holm's p. ``where``: how the sentence begins.
     """
     best = column.best_control()
     c, p = next(pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best))
@@ -92,7 +254,7 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]]) -
         claim += ", and it is below by more than chance"
     title = runs.TITLES[best]
     return (
-        f"In {column.reference.settings['prompt_form']} form the agent is {place} the best control of equal budget, "
+        f"{where} the agent is {place} the best control of equal budget, "
         f"{title[0].lower()}{title[1:]} (difference {gap:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}): {claim}."
     )
 
@@ -326,9 +488,10 @@ def decoders() -> str:
 
 
 BLOCKS = {
-    "README.md": {"results": results, "held": held, "in short": in_short},
+    "README.md": {"mbpp": mbpp, "held": held, "in short": in_short},
+    "docs/findings.md": {"claim": claim, "draws": draws, "edits": edits, "bank": bank, "choice": choice},
     "docs/models.md": {"published": published, "forms": forms, "int8": int8},
-    "docs/running.md": {"minutes": minutes},
+    "docs/running.md": {"minutes": minutes, "results": results},
     "docs/scaling.md": {"cluster": cluster},
     "docs/settings.md": {"settings": Config().table},
     "docs/speed.md": {"speed": speed, "decoders": decoders, "neighbour": neighbour},

@@ -158,14 +158,13 @@ def actions_by_step(attempts: Rows, actions: Sequence[str]) -> Figure:
     return figure
 
 
-def budget_and_tokens(curves: Mapping[str, Rows], bands: Sequence[str], words: str) -> Figure:
+def budget_and_tokens(curves: Mapping[str, Rows], bands: Sequence[str], words: str, budget: int) -> Figure:
     """Pass@1 against generations allowed and against tokens spent, one line per strategy, points for single attempts.
 
     ``curves``: by title; ``bands``: those with their 95 % band, the first in front; ``words``: over what. Left, a run that
-    went on past the budget of the others is cut there.
+    went on past the ``budget`` is cut there.
     """
     figure, axes = _axes("By generations", "By tokens", width=12, height=4.2, words=words)
-    budget = sorted(len(curve) for curve in curves.values())[-2:][0]
     left = {name: [p["pass_at_1"] for p in curve[:budget]] for name, curve in curves.items()}
     labels = _on_top({name: values if len(values) > 1 else [float(i)] for i, (name, values) in enumerate(left.items())})
     order = sorted(curves, key=lambda name: -left[name][-1])
