@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections import defaultdict
@@ -377,3 +378,28 @@ def test_the_map_shows_the_tree() -> None:
             assert (ROOT / folder / name).exists(), f"{folder}/{name}"
     for folder in re.findall(r"(?:^|(?<=/  ))(\w+)/", drawn, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
+
+
+def test_the_bank_s_rates_are_counted_again_and_direct_generation_is_where_it_says(
+    on_mbpp: dict[tuple[str, str], np.ndarray],
+) -> None:
+    (folder,) = {path.parent for path in (RESULTS / "mbpp_coder").rglob("bank_*/config.json")}
+    identity = json.loads((folder / "config.json").read_text())["identity"]
+    lines = gzip.decompress((folder / "attempts.train.jsonl.gz").read_bytes()).decode().splitlines()
+    right: dict = defaultdict(lambda: defaultdict(list))
+    for row in map(json.loads, lines):
+        assert row["attempt"] in (0, 1)
+        right[row["attempt"], row["action"]][row["task_id"]].append(all(row["scored_mask"]))
+    names, *rates = [
+        cells for _, *cells in [table(block("bank"))[0], *table(block("bank").split("\n\n| choosing")[0])[1]]
+    ]
+    assert names == ["direct", "mutation", "rewriting"]
+    for attempt, said in enumerate(rates):
+        for action, cell in enumerate(said):
+            draws = [draw for some in right[attempt, action].values() for draw in some]
+            assert float(cell) == pytest.approx(100 * np.mean(draws), abs=0.0501)
+    shares_of_bank = np.array([[np.mean(some) for some in right[0, 0].values()]])
+    bank = np.quantile(bootstrap(shares_of_bank), [0.025, 0.975])
+    solved = on_mbpp[f"{identity['visible_tests']} assert visible", "Direct Generation (Action 0, 1 attempt)"] == 1
+    test = proportion_confint(solved[0].sum(), solved[0].size, method="wilson")
+    assert max(bank[0], test[0]) <= min(bank[1], test[1]), "two independent counts of one rate"
