@@ -175,11 +175,12 @@ def test_every_cell_of_the_table_on_mbpp(on_mbpp: dict[tuple[str, str], np.ndarr
 
 
 def test_what_drawing_again_is_worth_is_counted_again() -> None:
-    for column, text in re.findall(
-        r"^(\S+ asserts? visible), n = (.*(?:\n.+|\n\n\|.*)*)", block("draws"), re.MULTILINE
-    ):
+    found = re.findall(r"^(\S+ asserts? visible), n = (.*(?:\n.+|\n\n\|.*)*)", block("draws"), re.MULTILINE)
+    assert {column for column, _ in found} == {c for c, name in masks("mbpp_coder") if name == "resampling"}
+    for column, text in found:
         seeds = masks("mbpp_coder")[column, "resampling"]
-        (_, rows) = table(text)
+        _, rows = table(text)
+        assert {"1", "10"} <= {row[0] for row in rows}
         assert text.startswith(f"{len(next(iter(seeds.values())))} problems x {len(seeds)} seed")
         for budget, cell, looks, tokens in rows:
             values = np.array([shares(seeds[seed], int(budget)) for seed in sorted(seeds)])
@@ -210,11 +211,23 @@ def test_single_edits_are_compared_with_direct_generation(on_mbpp: dict[tuple[st
 def test_the_sentences_on_drawing_again_are_those_of_the_table(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
     names = {key: row for row, key in ROWS.items()}
     first = outcomes_of("mbpp_coder", 1)
-    found = re.findall(r"^- (.*?): drawing again, up to (\d+) times.* from ([\d.]+) to ([\d.]+) %", block("mbpp"), re.M)
+    found = re.findall(
+        r"^- (.*?): drawing again, up to (\d+) times.* from ([\d.]+) to ([\d.]+) % \(([+-][\d.]+) points, 95 % interval "
+        r"([+-][\d.]+) to ([+-][\d.]+)\); ([\d.]+) % look solved\.$",
+        block("mbpp"),
+        re.MULTILINE,
+    )
     assert {line[0] for line in found} == {column for column, row in on_mbpp if row == names["resampling"]}
-    for column, budget, low, high in found:
-        ends = [100 * (some[column, names["resampling"]] == 1).mean() for some in (first, on_mbpp)]
-        assert [float(low), float(high)] == pytest.approx(ends, abs=0.0501) and budget == "10"
+    for column, budget, *numbers in found:
+        start, end = ((some[column, names["resampling"]] == 1) * 1.0 for some in (first, on_mbpp))
+        problems = [rows for seed in masks("mbpp_coder")[column, "resampling"].values() for rows in seed.values()]
+        looks = [any(all(row["visible_mask"]) for row in rows if row["attempt"] < 10) for rows in problems]
+        bounds = np.quantile(bootstrap(end - start), [0.025, 0.975])
+        counted = 100 * np.array([start.mean(), end.mean(), (end - start).mean(), *bounds, np.mean(looks)])
+        low_and_high = np.array([0, 0, 0, 1, 1, 0], bool)
+        said = np.array(numbers, float)
+        assert said[~low_and_high] == pytest.approx(counted[~low_and_high], abs=0.0501) and budget == "10"
+        assert said[low_and_high] == pytest.approx(counted[low_and_high], abs=0.6)
 
 
 def test_the_best_of_each_column_is_bold(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
