@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,28 @@ def score_table(columns: list[runs.Column], found: tables.Scores) -> tables.Tabl
         own = [runs.TITLES[name] for name in column.entries if name in runs.OWN_SETTINGS]
         for index, measure in enumerate(tables.MEASURES):
             header.append(f"{column.reference.settings['prompt_form']}: {measure}")
-            best = max(round(100 * pair[index].value, 1) for pair in cells.values())
             for title, pair in cells.items():
-                mean, low, high = (f"{100 * x:.1f}" for x in (pair[index].value, *pair[index].interval))
-                mean = f"**{mean}**" if float(mean) == best else mean
-                rows.setdefault(f"{title} †" if title in own else title, {})[header[-1]] = f"{mean} [{low}, {high}]"
-    return tables.Table(header, [[name, *(row.get(h, "-") for h in header[1:])] for name, row in rows.items()])
+                rows.setdefault(f"{title} †" if title in own else title, {})[header[-1]] = str(pair[index])
+    lines = [[name, *(row.get(h, "-") for h in header[1:])] for name, row in rows.items()]
+    tables.mark_best(lines, range(1, len(header)))
+    return tables.Table(header, lines)
+
+
+@cache
+def runs_on_mbpp() -> list[runs.RunDir]:
+    """The kept runs of the code models, read once for all blocks."""
+    return runs.collect(str(ROOT / "results" / "mbpp_coder"))[0]
+
+
+@cache
+def columns_on_mbpp() -> list[runs.Column]:
+    """Their columns: the protocols."""
+    return runs.columns(runs_on_mbpp())[0]
 
 
 def mbpp() -> str:
-    """The table of the code models on MBPP in both protocols: every row, also those that were not run, and what it says."""
-    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
+    """The table of the code models on MBPP by protocol, what it says, and which rows were not run."""
+    columns = columns_on_mbpp()
     found = tables.scores(columns, [], **DRAWS)
     s = {
         key: same(key, (column.reference.settings[key] for column in columns))
@@ -104,15 +116,7 @@ def mbpp() -> str:
             missing.append(title)
         else:
             rows.append([f"{title} †" if name in runs.OWN_SETTINGS else title, *cells])
-    for index in range(1, len(header)):
-        if index % 3:
-            best = max(
-                (float(row[index].split()[0]) for row in rows if row[index] != "not run" and row[index]), default=0
-            )
-            for row in rows:
-                mean, _, rest = row[index].partition(" [")
-                if rest and float(mean) == best:
-                    row[index] = f"**{mean}** [{rest}"
+    tables.mark_best(rows, [index for index in range(1, len(header)) if index % 3])  # not the seeds
     caption = (
         f"{s['code_model']} writes, {s['rewriter_model']} rewrites, both in {s['code dtype']}; MBPP's test problems, n = "
         f"{len(s['task_ids'])} in every cell, at most {s['max_steps']} generations a problem. Per cent with 95 % intervals; "
@@ -142,7 +146,7 @@ def again(column: runs.Column) -> str:
 
 
 def gain(column: runs.Column) -> str:
-    """What the agent gains over the best control of equal budget, and over resampling at no more tokens."""
+    """What the agent gains over the best control of equal budget."""
     if runs.AGENT not in column.entries:
         return f"- {_protocol(column)}: the agent is not run yet."
     compared = tables.comparisons([column], **DRAWS)
@@ -156,7 +160,7 @@ def _points(first: Any, second: Any) -> str:
 
 
 def claim() -> str:
-    """The published figures of three rows, and ours of the same model-free steps: one draw, ten draws."""
+    """The published figures of three rows."""
     published = tables.published()
     rows = {"one attempt": "direct", "ten random actions": "random", "the agent": runs.AGENT}
     said = [
@@ -168,15 +172,13 @@ def claim() -> str:
 
 def choice() -> str:
     """README's sentences on the agent, or that it was not run."""
-    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
-    return "\n".join(gain(column) for column in columns)
+    return "\n".join(gain(column) for column in columns_on_mbpp())
 
 
 def draws() -> str:
     """What drawing again is worth in each protocol, without any edit: resampling by the number of draws."""
-    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
     lines = []
-    for column in (c for c in columns if runs.RESAMPLING in c.entries):
+    for column in (c for c in columns_on_mbpp() if runs.RESAMPLING in c.entries):
         entry = column.entries[runs.RESAMPLING]
         n = len(entry.task_ids)
         lines += [
@@ -197,9 +199,8 @@ def draws() -> str:
 
 def edits() -> str:
     """Single edits as first attempts, against direct generation with the same random numbers."""
-    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "mbpp_coder"))[0])
     lines = ["| first attempt | protocol | solved, per cent | against direct generation |", "|---|---|---|---|"]
-    for column in columns:
+    for column in columns_on_mbpp():
         for name in runs.ONE_ATTEMPT:
             if not (entry := column.entries.get(name)):
                 lines.append(f"| {name} | {_protocol(column)} | not run | |")
@@ -213,7 +214,7 @@ def edits() -> str:
 def bank() -> str:
     """What the bank says of choosing: rates of the actions, and what choices would gain over the best fixed action."""
     lines = []
-    for run in runs.collect(str(ROOT / "results" / "mbpp_coder"))[0]:
+    for run in runs_on_mbpp():
         if run.strategy != runs.BANK:
             continue
         found, visible = run.summary["bank"], run.settings["visible_tests"]

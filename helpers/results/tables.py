@@ -63,7 +63,7 @@ def _latex(text: str) -> str:
     return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", "".join(_LATEX.get(character, character) for character in text))
 
 
-def _mark_best(rows: list[list[str]], columns: Iterable[int]) -> None:
+def mark_best(rows: list[list[str]], columns: Iterable[int]) -> None:
     """Make the largest number that a cell of a column begins with bold, all of them on ties, in place."""
     for column in columns:
         found = {i: m[0] for i, row in enumerate(rows) if (m := re.match(r"[\d.]+", row[column]))}
@@ -148,7 +148,7 @@ def score_table(found: Scores, columns: Sequence[Column], with_published: bool) 
         for title, column in found.items():
             row += [f"{cell}{marks.get((title, name), '')}" for cell in column[name]] if name in column else [EMPTY] * 2
         rows.append(row)
-    _mark_best(rows, range(1, len(header)))
+    mark_best(rows, range(1, len(header)))
     notes = [f"{column.title}: {', '.join(column.parts[2:])}; {_seeds(column)}." for column in columns]
     from_file = (f"{name}, {pair[0].n} problems" for name, pair in found.get(FROM_FILE, {}).items())
     notes += [f"{FROM_FILE}: {'; '.join(from_file)}."] if FROM_FILE in found else []
@@ -222,7 +222,7 @@ def seed_table(columns: Sequence[Column]) -> Table:
             shown = [f"{each[seed]:.1f}" if seed in each else EMPTY for seed in seeds]
             apart = max(each.values()) - min(each.values())
             block.append([runs.TITLES[name], *shown, f"{sum(each.values()) / len(each):.1f}", f"{apart:.1f}"])
-        _mark_best(block, range(1, len(header) - 1))
+        mark_best(block, range(1, len(header) - 1))
         rows += [[column.title, *[""] * (len(header) - 1)], *block]
     return Table(header, rows)
 
@@ -330,7 +330,7 @@ def difficulty_table(columns: Sequence[Column]) -> Table:
             solved = entry.solved().mean(0)
             values = [f"{100 * solved[inside].mean():.1f}" if inside.any() else EMPTY for inside in bins]
             block.append([runs.TITLES[name], *values])
-        _mark_best(block, range(1, 4))
+        mark_best(block, range(1, 4))
         rows += [[column.title, *(f"n = {inside.sum()}" for inside in bins)], *block]
     return Table(["Strategy, Pass@1 in per cent", *DIFFICULTY], rows)
 
