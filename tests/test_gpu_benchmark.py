@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import subprocess
 import sys
@@ -255,7 +256,8 @@ def test_a_step_reads_what_the_model_touches(name: str) -> None:
                 module.register_forward_hook(
                     lambda module, *_: read.update({id(w): w.numel() for w in module.parameters(recurse=False)})
                 )
-        model(**inputs, past_key_values=first.past_key_values)
+        keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # until 5.24
+        model(**inputs, **{keyword: first.past_key_values})
     assert _shapes.step_values(name) == (sum(read.values()), cached)
 
 

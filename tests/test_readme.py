@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from ppo_codet5.helpers.problems import MBPP_SPLITS, ProblemError, load_problems
+from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tools import update_docs
@@ -254,26 +256,111 @@ def test_learned_and_random_rows_have_three_seeds_over_all_problems(
         assert len(outcomes[form, "Randomized Selection (published: 10 steps)"]) == 3
 
 
+EQUAL = ("random", "resampling", "fixed_action", "mixture", "schedule", "bandit")
+INTERVAL = r"([+-][\d.]+), 95 % interval ([+-][\d.]+) to ([+-][\d.]+), Holm p ([=<]) ([\d.]+)"
+
+
+def sign_test(gap: np.ndarray) -> float:
+    """p of the exact sign test over problems; ``gap``: [seeds, problems]."""
+    signs = np.sign(gap.sum(0))
+    return binomtest(int((signs > 0).sum()), max(1, int((signs != 0).sum()))).pvalue if signs.any() else 1.0
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Differences over the seeds that both have, which are the first ones."""
+    seeds = min(len(first), len(second))
+    return (first[:seeds] == 1) * 1.0 - (second[:seeds] == 1)
+
+
+def check_difference(said: tuple[str, ...], gap: np.ndarray, p: float) -> None:
+    """A difference with its interval, by other draws, and Holm's p, which others have adjusted."""
+    assert float(said[0]) == pytest.approx(100 * gap.mean(), abs=0.0501)
+    bounds = np.quantile(100 * bootstrap(gap), [0.025, 0.975])
+    assert [float(bound) for bound in said[1:3]] == pytest.approx(bounds, abs=max(0.6, 0.1 + 100 / gap.size))
+    assert said[3:] == ("<", "0.001") if p < 0.001 else float(said[4]) == pytest.approx(p, abs=0.000501)
+
+
+def check_verdict(line: str, outcomes: dict[tuple[str, str], np.ndarray], column: str) -> None:
+    """What is said of the agent beside the best control of its column; Holm's family is all rows of all columns."""
+    agent = "RL Agent (PPO)"
+    controls = {row: outcomes[column, row] for row, key in ROWS.items() if key in EQUAL and (column, row) in outcomes}
+    means = {row: (values == 1).mean() for row, values in controls.items()}
+    (name,) = (row for row in controls if f"equal budget, {row.lower()} (" in line.lower())
+    assert means[name] == pytest.approx(max(means.values()))
+    family = [(c, row) for c, row in outcomes if row != agent and (c, agent) in outcomes]
+    p_values = [sign_test(paired(outcomes[c, agent], outcomes[c, row])) for c, row in family]
+    p = multipletests(p_values, method="holm")[1][family.index((column, name))]
+    said = re.search(rf"\(difference {INTERVAL}\)", line).groups()  # type: ignore[union-attr]
+    check_difference(said, paired(outcomes[column, agent], outcomes[column, name]), p)
+    clear = p <= 0.05 and float(said[1]) * float(said[2]) > 0
+    assert ("no gain over the controls is shown" in line) == (float(said[0]) <= 0 or not clear)
+    assert ("it is below by more than chance" in line) == (float(said[0]) < 0 and clear)
+
+
+def check_rest(line: str, folder: str, budget: int, column: str) -> None:
+    """What is said of the agent at equal tokens and of drawing again; Holm's family: all rows that are compared so."""
+    outcomes, found = outcomes_of(folder, budget), masks(folder)
+    names = {key: row for row, key in ROWS.items()}
+
+    def tokens(c: str, key: str, last: int) -> float:
+        groups = [rows[:last] for problems in found[c, key].values() for rows in problems.values()]
+        return sum(v for rows in groups for r in rows for k, v in r.items() if k.endswith("_tokens")) / len(groups)
+
+    family, p_values, gaps, allowed = [], [], [], []
+    for c, key in ((c, key) for c, key in found if (c, "resampling") in found and key not in ("direct", "resampling")):
+        longest = max(len(rows) for problems in found[c, "resampling"].values() for rows in problems.values())
+        affordable = [k for k in range(1, longest + 1) if tokens(c, "resampling", k) <= tokens(c, key, budget)]
+        allowed.append(max(affordable, default=1))
+        gaps.append(paired(outcomes[c, names[key]], outcomes_of(folder, allowed[-1])[c, names["resampling"]]))
+        p_values.append(sign_test(gaps[-1]))
+        family.append((c, key))
+    here = family.index((column, "ppo"))
+    said = re.search(
+        r"At no more tokens than the agent's (\d+) a problem resampling draws up to (\d+) times and solves ([\d.]+) %; the "
+        rf"agent's difference from that is {INTERVAL}\.",
+        line,
+    ).groups()  # type: ignore[union-attr]
+    assert float(said[0]) == pytest.approx(tokens(column, "ppo", budget), abs=0.501) and said[1] == str(allowed[here])
+    drawn = outcomes_of(folder, allowed[here])[column, names["resampling"]] == 1
+    assert float(said[2]) == pytest.approx(100 * drawn.mean(), abs=0.0501)
+    check_difference(said[3:], gaps[here], multipletests(p_values, method="holm")[1][here])
+    direct, again, agent = (100 * (outcomes[column, names[key]] == 1).mean() for key in ("direct", "resampling", "ppo"))
+    ends = re.search(r"it is ([+-][\d.]+) points; drawing again alone makes ([+-][\d.]+)(?:, (\d+) % of|\.)", line)
+    assert ends and float(ends[1]) == pytest.approx(agent - direct, abs=0.0501)
+    assert float(ends[2]) == pytest.approx(again - direct, abs=0.0501) and (ends[3] is None) == (agent <= direct)
+    assert ends[3] is None or float(ends[3]) == pytest.approx(100 * (again - direct) / (agent - direct), abs=0.501)
+
+
 def test_the_verdicts_name_the_best_control_and_the_difference(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
     *_, paragraph = block("results").strip().splitlines()
     lines = re.findall(r"In (?:completion|chat) form .*?\.(?= In |$)", paragraph)
     assert " ".join(lines) == paragraph and len(lines) == 2
     for form, line in zip(("completion", "chat"), lines, strict=True):
-        equal = ("random", "resampling", "fixed_action", "mixture", "schedule", "bandit")
-        controls = {row: outcomes[form, row] for row, key in ROWS.items() if key in equal and (form, row) in outcomes}
-        means = {row: (values == 1).mean() for row, values in controls.items()}
         assert line.startswith(f"In {form} form ")
-        (name,) = (row for row in controls if row.lower() in line.lower())
-        assert means[name] == pytest.approx(max(means.values()))
-        agent, control = (outcomes[form, row] == 1 for row in ("RL Agent (PPO)", name))
-        seeds = min(len(agent), len(control))
-        gap = 100 * (agent[:seeds].mean() - control[:seeds].mean())
-        said = float(re.search(r"difference ([+-][\d.]+)", line).group(1))  # type: ignore[union-attr]
-        assert said == pytest.approx(gap, abs=0.0501)
-        bounds = re.search(r"interval ([+-][\d.]+) to ([+-][\d.]+)\)", line).groups()  # type: ignore[union-attr]
-        low, high = np.quantile(100 * bootstrap(agent[:seeds] * 1.0 - control[:seeds]), [0.025, 0.975])
-        assert [float(bound) for bound in bounds] == pytest.approx([low, high], abs=1.5)
-        assert "no gain over the controls is shown" in line or float(bounds[0]) > 0
+        check_verdict(line, outcomes, form)
+
+
+def test_the_agent_on_mbpp_is_counted_again(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
+    for title in ("mbpp", "choice"):
+        for column in {column for column, _ in on_mbpp}:
+            (line,) = re.findall(rf"^- (?:With )?{column}:? the agent .*$", block(title), re.MULTILINE)
+            if (column, "RL Agent (PPO)") not in on_mbpp:
+                assert line == f"- {column}: the agent is not run yet."
+                continue
+            check_verdict(line, on_mbpp, column)
+            check_rest(line, "mbpp_coder", 10, column)
+
+
+def test_what_is_said_of_an_agent_is_counted_again(
+    outcomes: dict[tuple[str, str], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same sentences on other runs: those of the laptop, which have an agent in two columns."""
+    columns = update_docs.runs.columns(update_docs.runs.collect(str(RESULTS / "laptop"))[0])[0]
+    monkeypatch.setattr(update_docs, "columns_on_mbpp", lambda: columns)
+    for column in columns:
+        form = column.reference.settings["prompt_form"]
+        check_verdict(update_docs.gain(column), outcomes, form)
+        check_rest(update_docs.gain(column), "laptop", 3, form)
 
 
 def test_the_speed_ratios_are_those_of_the_loops() -> None:

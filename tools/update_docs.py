@@ -146,12 +146,46 @@ def again(column: runs.Column) -> str:
 
 
 def gain(column: runs.Column) -> str:
-    """What the agent gains over the best control of equal budget."""
+    """The agent against the best control of equal generations and of equal tokens, and what of it is drawing again."""
     if runs.AGENT not in column.entries:
         return f"- {_protocol(column)}: the agent is not run yet."
-    compared = tables.comparisons([column], **DRAWS)
-    adjusted = statistics.holm([c.p for c in compared])
-    return f"- {verdict(column, list(zip(compared, adjusted, strict=True)), f'With {_protocol(column)}')}"
+    compared = tables.comparisons(columns_on_mbpp(), **DRAWS)
+    found = list(zip(compared, statistics.holm([c.p for c in compared]), strict=True))
+    said = [verdict(column, found, f"With {_protocol(column)}"), *at_equal_tokens(column), *of_it_drawing(column)]
+    return f"- {' '.join(said)}"
+
+
+def at_equal_tokens(column: runs.Column) -> list[str]:
+    """The agent against resampling that spends no more tokens, with Holm's p over all rows that are compared so."""
+    found = [(one, *pair) for one in columns_on_mbpp() for pair in tables.at_equal_tokens(one, **DRAWS)]
+    adjusted = statistics.holm([c.p for _, c, _ in found])
+    return [
+        f"At no more tokens than the agent's {column.entries[runs.AGENT].tokens():.0f} a problem resampling draws up to "
+        f"{budget} times and solves {100 * column.entries[runs.RESAMPLING].solved(budget).mean():.1f} %; the agent's difference "
+        f"from that is {_interval(c)}, Holm p {_p(p)}."
+        for (one, c, budget), p in zip(found, adjusted, strict=True)
+        if one is column and c.strategy == runs.AGENT
+    ]
+
+
+def of_it_drawing(column: runs.Column) -> list[str]:
+    """How much of the way from one direct attempt to the agent resampling goes, with as many generations."""
+    if not {runs.RESAMPLING, "direct"} <= set(column.entries):
+        return []
+    direct, draws, agent = (100 * column.entries[n].solved().mean() for n in ("direct", runs.RESAMPLING, runs.AGENT))
+    way = f", {100 * (draws - direct) / (agent - direct):.0f} % of that way" if agent > direct else ""
+    return [
+        f"From direct generation to the agent it is {agent - direct:+.1f} points; drawing again alone makes {draws - direct:+.1f}{way}."
+    ]
+
+
+def _interval(c: tables.Comparison) -> str:
+    low, high = (100 * bound for bound in c.interval)
+    return f"{100 * c.difference:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _points(first: Any, second: Any) -> str:
@@ -247,7 +281,7 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     """
     best = column.best_control()
     c, p = next(pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best))
-    gap, low, high = (100 * x for x in (c.difference, *c.interval))
+    gap, low, high = 100 * c.difference, *c.interval
     place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
     clear = p <= 0.05 and not low <= 0 <= high
     claim = "**no gain over the controls is shown**" if gap <= 0 or not clear else "it is above by more than chance"
@@ -256,7 +290,7 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     title = runs.TITLES[best]
     return (
         f"{where} the agent is {place} the best control of equal budget, "
-        f"{title[0].lower()}{title[1:]} (difference {gap:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}): {claim}."
+        f"{title[0].lower()}{title[1:]} (difference {_interval(c)}, Holm p {_p(p)}): {claim}."
     )
 
 
