@@ -120,7 +120,12 @@ def _ended(kernels: Sequence[Any]) -> Iterator[None]:
 
 
 def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:
-    """Run tasks in ``jobs`` processes at a time, which share the cores and take turns with the GPUs."""
+    """Run tasks in ``jobs`` processes at a time, which share the cores and take turns with the GPUs.
+
+    Where there is no GPU one more process has the models, for all of them.
+    """
+    from ppo_codet5.helpers.models import shared
+
     threads = max(1, (os.cpu_count() or 1) // jobs)
     gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
     for number in range(jobs):
@@ -135,24 +140,31 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
         finally:
             gpus.put(gpu)
 
+    shares = len(group) > 1 and not _gpus()
     pool = ThreadPoolExecutor(jobs)
-    try:
-        for future in as_completed([pool.submit(one, task) for task in group]):
-            yield future.result()
-    finally:  # after Ctrl-C those that have not started must not
-        pool.shutdown(cancel_futures=True)
+    with shared.serving(group[0].output.parent / "models.log") if shares else contextlib.nullcontext():
+        try:
+            for future in as_completed([pool.submit(one, task) for task in group]):
+                yield future.result()
+        finally:  # after Ctrl-C those that have not started must not
+            pool.shutdown(cancel_futures=True)
 
 
-def _visible_gpu(number: int) -> str:
-    """The GPU for one of several processes, "" where there is at most one. Asks the driver, so torch stays unloaded."""
+def _gpus() -> list[str]:
+    """Names of the GPUs that may be used. Asks the driver, so torch stays unloaded."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         try:
             listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
         except (OSError, subprocess.SubprocessError):
-            return ""
+            return []
         visible = ",".join(str(i) for i, line in enumerate(listed.splitlines()) if line.startswith("GPU "))
-    names = [name for name in visible.split(",") if name]
+    return [name for name in visible.split(",") if name]
+
+
+def _visible_gpu(number: int) -> str:
+    """The GPU for one of several processes, "" where there is at most one."""
+    names = _gpus()
     return names[number % len(names)] if len(names) > 1 else ""
 
 

@@ -5,10 +5,11 @@ Importing this room does not import torch (the sandbox's server must start befor
 
 from __future__ import annotations
 
+import os
 import threading
 from weakref import WeakValueDictionary
 
-from . import replicas, server
+from . import replicas, server, shared
 from .cache import CachedGenerator
 from .contract import Completion, ModelError, Request, TextGenerator
 from .loading import load_model
@@ -30,6 +31,7 @@ __all__ = [
     "render_chat",
     "replicas",
     "server",
+    "shared",
 ]
 
 _pools: WeakValueDictionary[tuple[object, ...], replicas.RayGenerator] = WeakValueDictionary()
@@ -41,6 +43,7 @@ def load_generator(
 ) -> TextGenerator:
     """The text generator that a name means: a model in this process, ``openai:NAME@URL``, or ``ray:NAME@N``.
 
+    Where models are served to several processes (``shared.py``), a model is there and not in this process.
     A server (``server.py``) is asked at most ``batch_size`` requests at a time; on a Ray cluster
     (``replicas.py``) N replicas of the model take ``batch_size`` each. Raises ModelError with the way out.
     """
@@ -54,6 +57,8 @@ def load_generator(
             if (pool := _pools.get(wanted)) is None or not pool.alive:
                 pool = _pools[wanted] = replicas.RayGenerator(*wanted)
             return pool
+    if address := os.environ.get(shared.ADDRESS):
+        return shared.connect(address, name, dtype, device, batch_size, revision)
     return load_model(name, dtype, device, batch_size, revision)
 
 

@@ -33,6 +33,7 @@ from .sources import render_chat
 from .widths import CANDIDATES, prefill_tokens
 
 _COMMON_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
+_ROOM = 128  # a batch that others may join has room for prompts of a multiple of so many tokens
 _STARTS = {"cpu": 2**29, "cuda": 2**32}  # bytes of keys and values of earlier prompts that are kept
 
 
@@ -115,16 +116,27 @@ class TransformersGenerator:
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
 
     def generate(
-        self, requests: Sequence[Request], each: Callable[[int, Completion], object] | None = None
+        self,
+        requests: Sequence[Request],
+        each: Callable[[int, Completion], object] | None = None,
+        more: Callable[[], Sequence[Request]] | None = None,
     ) -> list[Completion]:
         """Completions in the order of ``requests``. Raises ModelError for a prompt that the model cannot take.
 
-        ``each`` is called with a request's place and its completion as soon as that is complete.
+        ``each`` is called with a request's place and its completion as soon as that is complete. ``more`` is called
+        between two steps; the requests that it returns come after the others, and join them as soon as there is room.
         """
         began = time.perf_counter()
         with self._lock, torch.inference_mode():
             rows = [self._row(index, request) for index, request in enumerate(requests)]
-            self._decode(rows, (lambda row: each(row.index, _completion(row))) if each else lambda row: None)
+
+            def joining() -> list[_Row]:
+                new = [self._row(len(rows) + i, request) for i, request in enumerate(more() if more else ())]
+                rows.extend(new)
+                return new
+
+            ended = (lambda row: each(row.index, _completion(row))) if each else lambda row: None
+            self._decode(rows, ended, joining if more else None)
             self.stats.requests += len(rows)
             self.stats.prompt_tokens += sum(row.prompt_tokens for row in rows)
             self.stats.completion_tokens += sum(row.generated for row in rows)
@@ -167,8 +179,13 @@ class TransformersGenerator:
 
     # The loop
 
-    def _decode(self, rows: list[_Row], ended: Callable[[_Row], object]) -> None:
-        """Run all rows to their end. Out of memory: start over with what they have, in half as many slots."""
+    def _decode(
+        self, rows: list[_Row], ended: Callable[[_Row], object], joining: Callable[[], list[_Row]] | None
+    ) -> None:
+        """Run all rows to their end. Out of memory: start over with what they have, in half as many slots.
+
+        ``joining`` adds to ``rows``: those that do not fit into the batch under way are in the next one.
+        """
         while waiting := [row for row in rows if not row.reason]:
             # Longest first, so that a batch has like lengths and memory runs out early if at all; equal ones together.
             for row in waiting:
@@ -177,7 +194,7 @@ class TransformersGenerator:
                 key=lambda row: (-len(row.encoder_ids), row.known - len(row.ids), row.encoder_ids, row.ids, row.index)
             )
             try:
-                _Batch(self, waiting, ended).run()
+                _Batch(self, waiting, ended, joining).run()
                 continue
             except torch.OutOfMemoryError as error:
                 slots = min(self.batch_size, len(waiting))
@@ -236,15 +253,23 @@ class TransformersGenerator:
 class _Batch:
     """The slots, the rows in them, and the cache they share, for one pass over a list of waiting rows."""
 
-    def __init__(self, generator: TransformersGenerator, waiting: list[_Row], ended: Callable[[_Row], object]) -> None:
-        self.generator, self.waiting, self.ended = generator, deque(waiting), ended
+    def __init__(
+        self,
+        generator: TransformersGenerator,
+        waiting: list[_Row],
+        ended: Callable[[_Row], object],
+        joining: Callable[[], list[_Row]] | None = None,
+    ) -> None:
+        self.generator, self.waiting, self.ended, self.joining = generator, deque(waiting), ended, joining
         self.device, self.starts = generator.model.device, generator._starts
         self.active: list[_Row] = []
-        slots = min(generator.batch_size, len(waiting))
+        slots = generator.batch_size if joining else min(generator.batch_size, len(waiting))
         # Rows end at one common column. It starts here, where every prompt fits; no row is longer than prompt + limit.
         self.prefill = max(len(row.ids) for row in waiting)
-        left = max(row.limit - row.generated for row in waiting)
-        self.window = Window(slots, self.prefill + left, end=self.prefill)
+        if joining:  # and those that come later, of which most are not much longer
+            self.prefill += -self.prefill % _ROOM
+        self.left = max(row.limit - row.generated for row in waiting)
+        self.window = Window(slots, self.prefill + self.left, end=self.prefill)
         self.self_layers = [SlotLayer(self.window, number) for number in range(generator._layers)]
         own = Cache(layers=list(self.self_layers))
         self.cache: Cache | EncoderDecoderCache = own
@@ -257,12 +282,21 @@ class _Batch:
     def run(self) -> None:
         self._compute_common()
         while self.waiting or self.active:
+            if self.joining:
+                new = self.joining()
+                self.waiting.extend(row for row in new if self.fits(row))
+                if not all(map(self.fits, new)):
+                    self.joining = None  # the next batch begins with those: this one must come to its end
             free = self.window.slots - len(self.active)
             # A few rows at a time: one by one costs a forward pass each, and waiting for all leaves slots idle.
             if self.waiting and (not self.active or free >= min(len(self.waiting), max(1, self.window.slots // 4))):
                 self.admit(free)
             else:
                 self.step()
+
+    def fits(self, row: _Row) -> bool:
+        """Whether a row that came later has room in the columns that there are."""
+        return not self.cross_layers and len(row.ids) <= self.prefill and row.limit <= self.left
 
     def _compute_common(self) -> None:
         """Keep the keys and values of the tokens that all rows start with, if that saves work."""
