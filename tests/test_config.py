@@ -124,6 +124,7 @@ def test_a_profile_means_the_same_in_a_config_and_in_its_notebook(profile: str) 
     assert flat.pop("prompt_form") == expected.pop("prompt_form", "completion")
     assert flat == {name: value for name, value in expected.items() if name in flat}
     of_03 = {"selection_limit", "schedule_beam", "mixture_parts", "resampling_steps", "bank_limit", "bank_draws"}
+    of_03 |= {"reflexion_tests"}
     assert expected.keys() - flat.keys() - of_03 == ONLY_NOTEBOOKS
 
 
