@@ -65,7 +65,7 @@ _TERMS = {
         "join": "connect link",
         "merge": "combine unite",
         "replace": "exchange substitute",
-        "return": "give yield",
+        "return": "give",  # a function that yields is a generator
         "reverse": "invert",
         "split": "divide",
         "subtract": "deduct",
