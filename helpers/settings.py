@@ -79,7 +79,7 @@ _CHOICES = {
     "prompt_form": ("completion", "chat", "chat-fenced", "chat-free"),
     "epic_variant": ("paper", "public"),
     "reflexion_variant": ("paper", "public"),
-    "explore": ("page", "widget"),
+    "explore": ("auto", "page", "widget"),
 }
 Rule = tuple[Callable[[Any], bool], str]  # whether a value is allowed, and the values that are, in words
 RULES: dict[str, Rule] = {

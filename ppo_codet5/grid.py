@@ -75,7 +75,12 @@ def plan(
                 tasks.append(Task(label, name, root / f"{stem}.ipynb", folder, given | asked, int(bool(parts))))
     if TABLE in notebooks:
         folder = top / Path(TABLE).stem
-        ours = {"runs": str(top), "figure_dir": str(folder / "figures"), "export_dir": str(folder)}
+        ours = {
+            "runs": str(top),
+            "figure_dir": str(folder / "figures"),
+            "export_dir": str(folder),
+            "link_from": str(top),
+        }
         given = ours | {k: v for k, v in values.items() if k in types[TABLE]}
         tasks.append(Task(folder.name, TABLE, top / TABLE, folder, given, 2))
     return sorted(tasks, key=lambda task: task.stage)

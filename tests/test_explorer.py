@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from ppo_codet5.helpers import results
 from ppo_codet5.helpers.results import explorer
 from ppo_codet5.helpers.results.runs import Column
+from ppo_codet5.helpers.runs import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -140,3 +142,19 @@ def test_in_a_browser_a_click_changes_what_is_shown(columns: list[Column], tmp_p
     )
     assert visible_after(page, order, tmp_path)[1] == f"1-{min(numbers)}"
     assert visible_after(page, find.format(f"{wanted} "), tmp_path)[1] == items[7].key
+
+
+def test_the_widget_shows_the_problem_that_is_picked(columns: list[Column]) -> None:
+    pytest.importorskip("ipywidgets")
+    pick, view = explorer.widget(columns).children
+    found = [item for number, column in enumerate(columns, 1) for item in explorer.items(column, number)]
+    assert [label for label, _ in pick.options] == [item.label for item in found] and found[0].html in view.value
+    pick.value = 5
+    assert found[5].html in view.value and found[0].html not in view.value
+
+
+def test_without_ipywidgets_the_page_is_enough(columns: list[Column], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert explorer.widget(columns) == "ipywidgets is not installed: the page has the same."
+    with pytest.raises(RunError, match="pip install ipywidgets"):
+        explorer.widget(columns, "widget")

@@ -157,8 +157,8 @@ def test_a_small_case_by_hand(four):
     entry = column.entries["ppo"]
     assert entry.solved().tolist() == [[1, 1, 0, 0]] and entry.solved(1).tolist() == [[1, 0, 0, 0]]
     assert entry.soft()[0] == pytest.approx([1, 1, 2 / 3, 0])
-    shares, seeds = findings.failure_shares(column)["RL Agent (PPO)"]
-    assert shares == {"": 0.5, "syntax": 0.25, "error": 0, "wrong answer": 0.25, "time-out": 0} and seeds == [0.5]
+    (shares,) = findings.failure_shares(column)["RL Agent (PPO)"]
+    assert shares == {"": 0.5, "syntax": 0.25, "error": 0, "wrong answer": 0.25, "time-out": 0}
     gaps = findings.gaps(column, **DRAWS)
     assert gaps["RL Agent (PPO)"][:3] == (0.75, 0.5, 0.25)
     assert findings.gaps_say(gaps).endswith("of RL Agent (PPO), 25.0 %.")
@@ -190,7 +190,7 @@ def test_challenge_asserts_that_are_not_scored_count_for_the_gap_only(tmp_path):
     rows = [{**row, "visible_mask": row["full_mask"][:3], "scored_mask": row["full_mask"][:3]} for row in rows]
     make_run(tmp_path / "ppo", "ppo", rows=rows, task_ids=[1, 2, 3], visible_tests="all")
     (column,), _ = read(tmp_path)
-    shares, _ = findings.failure_shares(column)["RL Agent (PPO)"]
+    (shares,) = findings.failure_shares(column)["RL Agent (PPO)"]
     assert (shares[""], shares["error"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert findings.gaps(column, **DRAWS)["RL Agent (PPO)"][:3] == pytest.approx((2 / 3, 1 / 3, 1 / 3))
 
@@ -308,7 +308,7 @@ def test_what_single_methods_report_stands_under_the_costs(tmp_path):
     (column,), _ = read(tmp_path)
     epic, reflexion = tables.cost_table([column]).notes
     assert epic.endswith("10 rewrites and 4 mutants were tried, mutants on 2 of 20 problems.")
-    assert reflexion.endswith("of 8 retries 25% wrote the program before them again, and 3 solved.")
+    assert reflexion.endswith("of 8 retries 25% wrote the program before them again, and 3 passed the visible asserts.")
 
 
 def test_a_summary_of_before_loads(tmp_path):
@@ -348,6 +348,13 @@ def test_the_power_of_a_comparison_is_that_of_its_variances(everything):
     assert row[:3] == [results.TITLES[best], column.title, c.points]
     sees = [100 * statistics.detectable(c.spread, len(c.seeds), 20, 0.05 / m) for m in (1, len(found))]
     assert row[3] == "{:.1f} / {:.1f}".format(*sees) and float(row[-1].split()[0]) < sees[0]
+
+
+def test_equal_outcomes_say_nothing_of_power(everything):
+    (column,), _ = read(everything)
+    agent = column.entries["ppo"]
+    same = tables.compare(column, "random", agent, agent, **DRAWS)
+    assert tables.comparison_table([same]).rows[0][6] == "-"
 
 
 # What is kept
@@ -954,6 +961,42 @@ def test_figures_follow_the_names_that_they_are_given(names):
     plt.close("all")
 
 
+def test_what_became_of_programs_has_a_bar_for_every_seed():
+    kinds = ("", *results.KINDS)
+    seeds = [dict(zip(kinds, mix, strict=True)) for mix in ([0.5, 0.5, 0, 0, 0], [0, 0, 0, 0.25, 0.75])]
+    figure = figures.failure_kinds({"one row": seeds, "another": seeds[:1]}, "over what")
+    (axis,) = figure.axes
+    lie: dict[float, list[float]] = {}
+    for bar in axis.patches:
+        lie.setdefault(round(bar.get_y() + bar.get_height() / 2, 6), []).append(bar.get_width())
+    assert lie == {-0.2: [50, 50, 0, 0, 0], 0.2: [0, 0, 0, 25, 75], 1: [50, 50, 0, 0, 0]}
+    assert drawn(figure)[0][0] == ["solved", *results.KINDS] and axis.get_title()
+    plt.close(figure)
+
+
+def test_seeds_have_colours_of_their_own_and_one_band_is_that_of_the_first():
+    rows = [{"episodes": 10 * u, "solved_visible": 0.1 * u, "mean_return": 0.2} for u in (1, 2, 3)]
+    figure = figures.learning_curves(dict.fromkeys(range(10), rows), "over what")
+    for axis in figure.axes:
+        assert len({line.get_color() for line in axis.lines}) == len(axis.lines) == 11 and axis.get_title()
+    assert figure.axes[0].lines[-1].get_ydata().tolist() == pytest.approx([10, 15, 20])  # the mean, running
+    points = [(k, 0.1 * k, 0.0, 1.0) for k in (1, 2)]
+    figure = figures.pass_at_k({"direct": points, "mutation": points, "rewriting": [(1, 0.3, 0, 1)]}, "over what")
+    assert drawn(figure) == [(["direct (band)", "mutation = direct", "rewriting"], 1)] and figure.axes[0].get_title()
+    figure = figures.coverage([(1, 0.2, 0.3), (2, 0.3, 0.4)], "over what")
+    upper, lower = (line.get_ydata().tolist() for line in figure.axes[0].lines)
+    assert (lower, upper) == (pytest.approx([20, 30]), pytest.approx([30, 40])) and figure.axes[0].get_title()
+    figure = figures.gaps({"one row": (0.5, 0.4, 0.1, (0.05, 0.2))}, "over what")
+    (bar,) = figure.axes[0].containers
+    assert bar[0].get_xdata().tolist() == [10] and figure.axes[0].get_title()
+    (ends,) = bar[2][0].get_segments()
+    assert ends[:, 0].tolist() == pytest.approx([5, 20])
+    figure = figures.synthetic_curves([[0.1, 0.2], [0.3, 0.4]], {"direct": 0.2, "mutation": 0.1}, 0.9, 64)
+    assert figure.axes[0].get_title() and figure.axes[0].lines[2].get_ydata().tolist() == pytest.approx([0.2, 0.3])
+    assert len({(line.get_color(), line.get_alpha()) for line in figure.axes[0].lines[1:]}) == 5
+    plt.close("all")
+
+
 # The notebook
 
 
@@ -978,11 +1021,14 @@ def test_the_notebook_shows_two_columns_and_a_foreign_file(everything, tmp_path,
         "foreign": f"direct={tmp_path / 'theirs.csv'}",
         "figure_dir": str(tmp_path / "figures"),
         "export_dir": str(tmp_path / "export"),
+        "link_from": str(tmp_path),
         "resamples": 300,
     }
     execute(ROOT / "04_results.ipynb", tmp_path / "out.ipynb", parameters, "python3")
     text, figures = outputs(tmp_path / "out.ipynb")
     assert figures == 12 and len(list((tmp_path / "figures").glob("results_*_[12].png"))) == 12
+    (link,) = re.findall(r"\]\((\S*explorer\.html)\)", text)
+    assert not link.startswith("/") and (tmp_path / link).read_text().startswith("<!doctype html>")  # beside out.ipynb
     (first, second), _ = read(everything, tmp_path / "all")
     for column in (first, second):
         assert column.title in text

@@ -18,6 +18,7 @@ from ppo_codet5.helpers.results.scoring import (
     results_csv,
     score,
     share,
+    solved_by_edit,
     submitted,
     table,
     wilson,
@@ -70,6 +71,19 @@ def test_submitted_is_the_best_visible_and_the_earliest_on_ties_whatever_the_ord
     assert submitted(rows)["attempt"] == 1  # not 2, though its scored asserts pass: they are not looked at
     assert submitted(by_problem(rows, 1)[1])["attempt"] == 0
     assert submitted([attempt(1, i, [0]) for i in (3, 1, 2)])["attempt"] == 1
+
+
+def test_what_an_edit_solved_passes_every_assert_after_a_failure_with_another_text():
+    def episode(task: int, last: list[int], prompt: str) -> list[dict]:
+        return [attempt(task, 0, [0], [0, 0], prompt="Add."), attempt(task, 1, [1], last, prompt=prompt)]
+
+    played = [
+        episode(1, [1, 1], "Sum."),
+        episode(2, [1, 0], "Sum."),  # looks solved
+        episode(3, [1, 1], "Add."),  # a mutation that changed nothing
+        [attempt(4, 0, [1], [1, 1], prompt="Sum.")],  # at once
+    ]
+    assert solved_by_edit(played, dict.fromkeys((1, 2, 3, 4), "Add.")) == played[:1]
 
 
 def test_a_missing_an_extra_and_a_repeated_problem_are_errors():

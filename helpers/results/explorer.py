@@ -7,11 +7,12 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..problems import Problem, ProblemError, load_problems, problem_set_hash
-from ..runs import write_atomically
+from ..runs import RunError, write_atomically
 from .runs import ACTIONS, TITLES, Column, Entry, Row
 from .scoring import share, submitted
 
@@ -122,8 +123,27 @@ def page(columns: Sequence[Column]) -> str:
     )
 
 
-def part(item: Item) -> str:
-    """One problem as HTML for a notebook's output, with the page's style."""
+def widget(columns: Sequence[Column], choice: str = "auto") -> Any:
+    """The same list as an ipywidgets box, whose second child shows the problem that the first one picks.
+
+    Where ipywidgets is not installed: a line that says so for ``choice`` "auto", RunError for "widget".
+    """
+    try:
+        import ipywidgets
+    except ImportError:
+        if choice == "widget":
+            raise RunError('explore = "widget" needs ipywidgets: pip install ipywidgets, or explore = "page"') from None
+        return "ipywidgets is not installed: the page has the same."
+    found = [item for number, column in enumerate(columns, 1) for item in items(column, number)]
+    labels = [(item.label, place) for place, item in enumerate(found)]
+    pick = ipywidgets.Dropdown(options=labels, description="problem", layout={"width": "max-content"})
+    view = ipywidgets.HTML(_part(found[0]))
+    pick.observe(lambda change: setattr(view, "value", _part(found[change["new"]])), "value")
+    return ipywidgets.VBox([pick, view])
+
+
+def _part(item: Item) -> str:
+    """One problem as HTML with the page's style."""
     return f'<style>{_STYLE}</style><div class="explorer"><div class="problem">{item.html}</div></div>'
 
 

@@ -24,6 +24,7 @@ MANY = (
     *("#94a4a2", "#717581", "#b9ac70", "#a96b59", "#832db6", "#3f90da", "#000000"),
     *("#CC79A7", "#bd1f01", "#ffa90e", "#117733", "#e76300", "#332288", "#92dadb"),
 )
+SEEDS = tuple(colour for colour in dict.fromkeys(COLOURS + MANY) if colour != "#000000")  # black is their mean
 MARKERS = "sD^vPXo*<>dHp8"
 HATCHES = ("", "//", "..", "xx", "\\\\")
 LINES = ("-", "--", ":", "-.", (0, (4, 1, 1, 1, 1, 1)))
@@ -208,7 +209,12 @@ def learning_curves(metrics: Mapping[int, Rows], words: str) -> Figure:
         smooth = []
         for i, (seed, rows) in enumerate(metrics.items()):
             smooth.append(_running([factor * row[key] for row in rows]))
-            style = {"color": COLOURS[i % 6], "linestyle": LINES[1:][i % 4], "linewidth": 1.2, "label": f"seed {seed}"}
+            style = {
+                "color": SEEDS[i % len(SEEDS)],
+                "linestyle": LINES[1:][i % 4],
+                "linewidth": 1.2,
+                "label": f"seed {seed}",
+            }
             axis.plot([row["episodes"] for row in rows], smooth[-1], **style)
         if len(smooth) > 1:
             episodes = [row["episodes"] for row in next(iter(metrics.values()))[:shortest]]
@@ -244,17 +250,18 @@ def action_shares(steps: Mapping[str, Any], errors: Mapping[str, Any], actions: 
     return figure
 
 
-def failure_kinds(shares: Mapping[str, tuple[Mapping[str, float], Sequence[float]]], words: str) -> Figure:
-    """Problems by strategy: solved (a tick for each seed), and the kind of the first failure of the submitted program."""
-    figure, (axis,) = _axes(
-        "What became of the submitted programs", width=8.5, height=1.7 + 0.28 * len(shares), words=words
-    )
+def failure_kinds(shares: Mapping[str, Sequence[Mapping[str, float]]], words: str) -> Figure:
+    """Problems by strategy and seed, one bar a seed: solved, and the kind of the submitted program's first failure."""
+    most = max(map(len, shares.values()))
+    height = 1.7 + (0.28 + 0.08 * (most - 1)) * len(shares)
+    figure, (axis,) = _axes("What became of the submitted programs", width=8.5, height=height, words=words)
     kinds = list(next(iter(shares.values()))[0])
-    bars = [[row[kind] for kind in kinds] for row, _ in shares.values()]
-    _stacked(axis, range(len(shares)), bars, [kind or "solved" for kind in kinds], horizontal=True)
-    for i, (_, seeds) in enumerate(shares.values()):
-        label = "solved, each seed" if i == 0 else None
-        axis.plot(100 * np.array(seeds), [i] * len(seeds), "|", color="black", markersize=11, label=label)
+    bars = [[seed[kind] for kind in kinds] for seeds in shares.values() for seed in seeds]
+    thick = 0.8 / most
+    places = [
+        i + (j - (len(seeds) - 1) / 2) * thick for i, seeds in enumerate(shares.values()) for j in range(len(seeds))
+    ]
+    _stacked(axis, places, bars, [kind or "solved" for kind in kinds], horizontal=0.92 * thick)
     axis.set_yticks(range(len(shares)), list(shares))
     axis.margins(y=0.02)
     axis.set(xlabel="share of problems (%)", xlim=(0, 100))
@@ -290,11 +297,12 @@ def coverage(bounds: Sequence[tuple[int, float, float]], words: str) -> Figure:
 def pass_at_k(curves: Mapping[str, Sequence[tuple[int, float, float, float]]], words: str) -> Figure:
     """Unbiased pass@k of each action's first attempts in the bank, with the band of the first."""
     figure, (axis,) = _axes("pass@k of the bank's first attempts", words=words)
+    labels = _on_top({name: [point[1] for point in points] for name, points in curves.items()})
     for i, (name, points) in enumerate(curves.items()):
         k, share, low, high = np.array(points).T
-        axis.plot(
-            k, 100 * share, marker=MARKERS[i], linestyle=LINES[i], color=COLOURS[i], label=name + " (band)" * (i == 0)
-        )
+        line, label = labels[name]
+        style = {"marker": MARKERS[i], "linestyle": LINES[i] if line == "-" else line, "color": COLOURS[i]}
+        axis.plot(k, 100 * share, label=label + " (band)" * (i == 0), **style)
         if i == 0:
             axis.fill_between(k, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
     axis.set(xlabel="draws k", ylabel="pass@k (%)")
@@ -308,15 +316,18 @@ def _stacked(
     positions: Sequence[float],
     bars: Iterable[Sequence[float]],
     names: Sequence[str],
-    horizontal: bool = False,
+    horizontal: float = 0.0,
 ) -> None:
-    """Bars of shares that sum to 100 %, one at each position; ``bars``: counts or shares by name."""
+    """Bars of shares that sum to 100 %, one at each position; ``bars``: counts or shares by name.
+
+    ``horizontal``: how thick they are if they lie.
+    """
     heights = np.array([100 * np.asarray(bar) / np.sum(bar) for bar in bars]).reshape(len(positions), len(names)).T
     before = np.zeros(len(positions))
     for name, height, colour, hatch in zip(names, heights, COLOURS, HATCHES, strict=False):
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5, "label": name}
         if horizontal:
-            axis.barh(positions, height, left=before, height=0.75, **style)
+            axis.barh(positions, height, left=before, height=horizontal, **style)
         else:
             axis.bar(positions, height, bottom=before, width=0.85, **style)
         before += height

@@ -197,18 +197,14 @@ def edits_say(column: Column) -> Iterator[str]:
 # Failures
 
 
-def failure_shares(column: Column) -> dict[str, tuple[dict[str, float], list[float]]]:
-    """By strategy: share of problems whose submission is right ("") and of each kind of its first scored failure.
-
-    Beside it the share that is right of each seed.
-    """
+def failure_shares(column: Column) -> dict[str, list[dict[str, float]]]:
+    """By strategy, of each seed: share of problems whose submission is right ("") and of each kind of its first failure."""
     shares = {}
     for name, entry in column.entries.items():
         kinds = [
-            runs.failure(row["outcomes"][: len(row["scored_mask"])]) for rows in entry.submissions() for row in rows
+            [runs.failure(row["outcomes"][: len(row["scored_mask"])]) for row in rows] for rows in entry.submissions()
         ]
-        all_kinds = {kind: kinds.count(kind) / len(kinds) for kind in ("", *runs.KINDS)}
-        shares[TITLES[name]] = all_kinds, entry.solved().mean(1).tolist()
+        shares[TITLES[name]] = [{kind: seed.count(kind) / len(seed) for kind in ("", *runs.KINDS)} for seed in kinds]
     return shares
 
 
@@ -218,7 +214,7 @@ def failures_say(column: Column) -> str:
     names = [TITLES[name] for name in (AGENT, column.best_control()) if name in column.entries]
     said = []
     for name in names or list(shares)[:1]:
-        failed = {kind: share for kind, share in shares[name][0].items() if kind}
+        failed = {kind: float(np.mean([seed[kind] for seed in shares[name]])) for kind in runs.KINDS}
         worst = max(failed, key=failed.__getitem__)
         said.append(f"{name} fails most by {worst} ({_share(failed[worst])} of the problems)")
     return f"{'; '.join(said)}."

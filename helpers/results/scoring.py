@@ -31,6 +31,15 @@ def by_problem(rows: Iterable[Row], budget: int | None = None) -> dict[int, list
     return {task: sorted(group, key=lambda r: r["attempt"])[:budget] for task, group in groups.items()}
 
 
+def solved_by_edit(episodes: Iterable[list[Row]], texts: Mapping[int, str]) -> list[list[Row]]:
+    """The episodes of several attempts whose last one passes all scored asserts, with a prompt other than the task's text."""
+    return [
+        rows
+        for rows in episodes
+        if len(rows) > 1 and all(rows[-1]["scored_mask"]) and rows[-1]["prompt"] != texts[rows[-1]["task_id"]]
+    ]
+
+
 def share(mask: Sequence[int]) -> float:
     """Share of asserts passed, 0 for none."""
     return sum(mask) / len(mask) if mask else 0.0
