@@ -82,7 +82,9 @@ def own_settings(config, strategy):
         elitism = config.epic_elitism and config.epic_variant == "paper"
         sizes = {"epic_population": config.epic_population, "epic_mutants": config.epic_mutants}
         kind = {"epic_variant": config.epic_variant, "epic_elitism": elitism, "actions": ",".join(SINGLE), **sizes}
-        return {"temperature": 0.0, "rewrite_temperature": 0.9, **kind}
+        # Its code asks to elaborate, with the types of input and output; a very small model cannot.
+        style = {} if config.rewrite_style == "sentence" else {"rewrite_style": "elaboration"}
+        return {"temperature": 0.0, "rewrite_temperature": 0.9, **kind, **style}
     if strategy == "reflexion":
         kind = {"reflexion_variant": config.reflexion_variant, "memory_size": config.reflexion_memory}
         kind |= {"reflexion_tests": config.reflexion_tests} if config.reflexion_tests else {}
@@ -611,6 +613,24 @@ def crossed(values, problems, keys=None, features=None):
     return chosen
 
 
+def by_others(values, problems):
+    """The best choice for each item [N] by the other items of its problem; the fixed one if there is none or on ties."""
+    chosen = crossed(values, problems)
+    for i, task in enumerate(problems):
+        same = problems == task
+        if same.sum() > 1:
+            rates = (values[same].sum(0) - values[i]) / (same.sum() - 1)
+            chosen[i] = chosen[i] if rates[chosen[i]] == rates.max() else rates.argmax()
+    return chosen
+
+
+def gained(chosen, values, problems):
+    """Gain of the choice for each item over the best fixed one, with its interval over problems."""
+    items = np.arange(len(values))
+    first, fixed = (means(values[items, picked], problems) for picked in (chosen, crossed(values, problems)))
+    return statistics.paired_bootstrap(first, fixed)
+
+
 def all_fail(right, draws, counts):
     """Probability that ``counts[a]`` draws of each action a all fail, unbiased; ``right[a]`` of ``draws`` are right."""
     shares = [comb(draws - c, n) / comb(draws, n) for c, n in zip(right, counts, strict=True)]
@@ -646,16 +666,6 @@ class Bank:
         kinds = [next(o for o in row["outcomes"][: len(row["visible_mask"])] if o != "pass") for row in rows]
         return self.world.observe(episodes), np.array(kinds)
 
-    def of_others(self):
-        """The best action for each failure by the draws after the problem's other failures; the fixed one if none."""
-        chosen = crossed(self.right, self.problems)
-        for i, task in enumerate(self.problems):
-            same = self.problems == task
-            if same.sum() > 1:
-                rates = (self.right[same].sum(0) - self.right[i]) / (same.sum() - 1)
-                chosen[i] = chosen[i] if rates[chosen[i]] == rates.max() else rates.argmax()
-        return chosen
-
     def mixtures(self, size=2):
         """Attempts of each kind, ``size`` in all, and the share of problems that they solve after a failure [P, M]."""
         counts = [c for c in itertools.product(range(size + 1), repeat=len(self.names)) if sum(c) == size]
@@ -674,6 +684,8 @@ class Bank:
         said = {"actions": self.names, "problems": len(self.first), "draws": self.world.config.bank_draws}
         said |= {"first": np.array(first, float).mean(0).tolist(), "failures": len(self.right)}
         said["after"] = self.right.mean(0).tolist() if len(self.right) else [0.0] * len(self.names)
+        if len(self.first) > 1:
+            said["agent"] = [agent_on_bank(self, seed) for seed in range(3)]
         if len(np.unique(self.problems)) < FOLDS:
             return said | {"gains": {}, "note": "too few problems with a failure to value a choice"}
         return said | {"gains": self.gains()}
@@ -681,12 +693,13 @@ class Bank:
     def gains(self):
         """Gain over the best fixed action: (share, low, high) by what the choice is made by."""
         seen, kinds = self.seen()
-        fixed, items = crossed(self.right, self.problems), np.arange(len(self.right))
         chosen = {"the kind of failure": crossed(self.right, self.problems, keys=kinds)}
         chosen |= {"a ridge on the observation": crossed(self.right, self.problems, features=seen)}
-        chosen |= {"the problem, by its other draws": self.of_others()}
-        value = lambda picked: means(self.right[items, picked], self.problems)  # noqa: E731
-        gains = {name: statistics.paired_bootstrap(value(picked), value(fixed)) for name, picked in chosen.items()}
+        chosen |= {"the problem, by its other draws": by_others(self.right, self.problems)}
+        gains = {name: gained(picked, self.right, self.problems) for name, picked in chosen.items()}
+        first = [(t, [all(r["scored_mask"]) for r in line if r]) for t, lines in self.first.items() for line in lines]
+        problems, right = np.array([task for task, _ in first]), np.array([line for _, line in first], float)
+        gains["the problem, by its other draws, at first"] = gained(by_others(right, problems), right, problems)
         counts, tasks, solved = self.mixtures()
         if len(tasks) >= FOLDS:
             pure = [m for m, count in enumerate(counts) if max(count) == sum(count)]
