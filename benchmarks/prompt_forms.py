@@ -42,6 +42,7 @@ def main():
     parser.add_argument("--models", nargs="+", default=["qwen2.5-coder-0.5b"])
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--visible", nargs="+", default=["1", "all"], choices=["1", "all"])
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or int8, as the parameter")
     parser.add_argument("--max-tokens", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=45)
     parser.add_argument("--output", type=Path, required=True)
@@ -55,7 +56,8 @@ def main():
     with Sandbox() as sandbox:
         for name in arguments.models:
             model = CachedGenerator(
-                load_model(name, "auto", "cpu", arguments.batch_size), str(_common.ROOT / "cache" / "generations")
+                load_model(name, arguments.dtype, "cpu", arguments.batch_size),
+                str(_common.ROOT / "cache" / "generations"),
             )
             for visible in arguments.visible:
                 for form in arguments.forms:

@@ -307,6 +307,8 @@ def _eval(args: argparse.Namespace) -> int:
         except ConfigError as error:
             raise RunError(f"{error}; give the settings of its training with --config") from None
     _check_fits(vars(_settings(config, args.set).to_parameters()), checkpoint)
+    if args.output_dir:
+        check_writable(args.output_dir)
     trainer = _trainer(config, print)
     from ppo_codet5.helpers.results import scoring
 

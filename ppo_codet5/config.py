@@ -305,10 +305,15 @@ def _hint(label: str) -> str:
     return settings.did_you_mean(label.rpartition(".")[2], names)
 
 
+def parameter_names() -> dict[str, str]:
+    """The parameter of each setting, by all that it may be called."""
+    return {name: parameter for name, (_, parameter) in _names().items()}
+
+
 def as_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values under the notebooks' names, where they have names of a config; other names stay as they are."""
-    names = _names()
-    return {names.get(name, ("", name))[1]: value for name, value in values.items()}
+    names = parameter_names()
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _fill(section: Any, values: Any, label: str = "the file") -> Any:

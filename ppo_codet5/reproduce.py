@@ -20,15 +20,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ppo_codet5.config import as_parameters
+from ppo_codet5.config import as_parameters, parameter_names
 from ppo_codet5.grid import Task, check_device, check_folders, check_inputs, plan
-from ppo_codet5.helpers.runs import RunError, read_rows, write_atomically
+from ppo_codet5.helpers.runs import RunError, check_writable, read_rows, write_atomically
 from ppo_codet5.helpers.settings import model_label
-from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
+from ppo_codet5.notebooks import check_names, chosen, load_profile, overrides, parameters_of, resource, say_copies
 from ppo_codet5.running import run_all
 
 CODER_TIME = "about a day, half of it with --jobs 2, estimated"  # of profile coder on two CPU cores
 CODER_DOWNLOAD = "about 1.6 GB"
+TIMES = {"laptop": "22 minutes", **dict.fromkeys(("coder", "coder_published"), CODER_TIME)}  # a seed on two CPU cores
 KEPT = "# What made these results"  # how the README of kept results begins
 
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, check everything, run, report; 1 if a task failed."""
     started = time.monotonic()
     values = {**as_parameters(load_profile(args.profile)), **as_parameters(overrides(args.parameter))}
+    check_names(values, parameter_names())
     side_by_side = args.jobs > 1 or args.ray is not None
     split = side_by_side or args.cell is not None or args.dry_run
     tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split)
@@ -53,10 +55,14 @@ def run(args: argparse.Namespace) -> int:
     ours = [parameters for parameters in full if "problems" in parameters]
     check_inputs(ours)
     check_folders(ours)
+    if args.keep:
+        check_writable(args.keep)
     if not args.json:
         say_copies(args.profile, list(dict.fromkeys(task.notebook for task in tasks)))
     if args.dry_run:
-        return show_plan(tasks, ours, args.json)
+        return show_plan(tasks, ours, args.json, args.profile)
+    if not args.json:
+        print(time_of(args.profile), flush=True)
     if args.ray is None:
         check_device(ours)
     fetch(ours)
@@ -91,14 +97,20 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def show_plan(tasks: Sequence[Task], parameters: Sequence[Mapping[str, Any]], as_json: bool) -> int:
-    """Print the tasks by number, and what is to be fetched for them; returns the exit code."""
+def time_of(profile: str) -> str:
+    """How long a profile takes, where it was timed."""
+    measured = f"a seed takes {TIMES[profile]} on two CPU cores" if profile in TIMES else "not timed"
+    return f"time      {measured}; notebooks 01 to 03 measure this machine and print their minutes before they run"
+
+
+def show_plan(tasks: Sequence[Task], parameters: Sequence[Mapping[str, Any]], as_json: bool, profile: str = "") -> int:
+    """Print the tasks by number, how long they take and what is to be fetched for them; returns the exit code."""
     if as_json:
         print(json.dumps({"tasks": [asdict(task) for task in tasks], "to_fetch": to_fetch(parameters)}, default=str))
         return 0
     for number, task in enumerate(tasks):
         print(f"{number:3d} stage {task.stage}  {task.name}  {task.output}  {json.dumps(task.parameters)}")
-    print(f"to fetch  {words(to_fetch(parameters))}")
+    print(time_of(profile), f"to fetch  {words(to_fetch(parameters))}", sep="\n")
     return 0
 
 
@@ -148,7 +160,9 @@ def next_step() -> str:
     root = Path(__file__).resolve().parent.parent
     make = Path.cwd() == root and (root / "Makefile").exists()
     command = "make demo PROFILE=coder" if make else "ppo-codet5 reproduce --profile coder"
-    return f"next, a real code model: {command} (two CPU cores: {CODER_TIME}; downloads {CODER_DOWNLOAD} once)"
+    given = 'ARGS="-p problems=mbpp.jsonl"' if make else "-p problems=mbpp.jsonl"
+    data = f"MBPP from the hub, or with {given} from a file"
+    return f"next, a real code model: {command} (two CPU cores: {CODER_TIME}; downloads {CODER_DOWNLOAD} once; {data})"
 
 
 def keep(run_dir: Path, target: Path) -> None:
@@ -168,7 +182,7 @@ def keep(run_dir: Path, target: Path) -> None:
         if any(other != copy and other.read_bytes() == data for other in others):
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(data)
+        write_atomically(copy, data)
     for folder in (summary.parent for summary in run_dir.glob("*/summary.json")):
         copy, identity = target / folder.name, json.loads((folder / "config.json").read_bytes())["identity"]
         ours = {identity["problems"], identity.get("train_problems") or "starter"} == {"starter"}
@@ -176,12 +190,11 @@ def keep(run_dir: Path, target: Path) -> None:
         for scored in (True, False):
             chosen = results.slim((row for row in rows if (row["phase"] == "eval") == scored), texts=ours and scored)
             lines[scored] = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in chosen)
-        (copy / "attempts.jsonl").write_text(lines[True], encoding="utf-8")
-        if lines[False]:
-            with gzip.GzipFile(copy / results.TRAINING, "wb", mtime=0) as file:  # no time: the same bytes each time
-                file.write(lines[False].encode())
+        write_atomically(copy / "attempts.jsonl", lines[True].encode())
+        if lines[False]:  # without a time in it: the same bytes each time
+            write_atomically(copy / results.TRAINING, gzip.compress(lines[False].encode(), mtime=0))
         if ours and (folder / "results.csv").exists():
-            (copy / "results.csv").write_bytes((folder / "results.csv").read_bytes())
+            write_atomically(copy / "results.csv", (folder / "results.csv").read_bytes())
 
 
 def command_of(args: argparse.Namespace) -> str:

@@ -228,12 +228,14 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(
     assert re.search(f"^{size}", here(*line), re.MULTILINE)
     tasks = here("reproduce", "--profile", "laptop", "--plan", "--seeds", "0")
     assert tasks.splitlines()[0].startswith("  0 stage 0  ") and re.search(f"^{size}", tasks, re.MULTILINE)
+    demo = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text())["commands"]["make demo"]["seconds"]
+    assert f"\ntime      a seed takes {demo / 60:.0f} minutes on two CPU cores; notebooks" in tasks
     read = json.loads(here("reproduce", "--profile", "laptop", "--plan", "--seeds", "0", "--json"))
-    assert len(read["tasks"]) == len(tasks.splitlines()) - 1 and read["to_fetch"][0] == "smollm2-135m"
+    assert len(read["tasks"]) == len(tasks.splitlines()) - 2 and read["to_fetch"][0] == "smollm2-135m"
     assert not (tmp_path / "runs").exists() and not (tmp_path / "empty").exists()
 
 
-def test_both_vocabularies_are_one(here: Callable[..., str]) -> None:
+def test_both_vocabularies_are_one(here: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     """A setting may be given by its name in a config and by that in the notebooks, to train and to reproduce."""
     plan = ("train", "--profile", "laptop", "--output-dir", "run", "--plan", "--set")
     first, *others = (
@@ -243,6 +245,8 @@ def test_both_vocabularies_are_one(here: Callable[..., str]) -> None:
     grid = ("reproduce", "--profile", "smoke", "--notebooks", "01", "--plan", "-p")
     first, second = (here(*grid, f"{name}=3") for name in ("max_steps", "training.max_steps_per_episode"))
     assert '"max_steps": 3' in first and first == second
+    assert cli.main([*grid, "max_steps_per_episod=3"]) == 1
+    assert "error: unknown parameter 'max_steps_per_episod' (did you mean max_steps?); known" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_ends_with_the_same_bytes(
