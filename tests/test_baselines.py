@@ -362,6 +362,20 @@ def test_epic_s_mutants_come_from_the_fit(make: Callable[..., Any], monkeypatch:
         monkeypatch.undo()
 
 
+def test_epic_elaborates_unless_the_model_can_write_a_sentence_only(make: Callable[..., Any]) -> None:
+    nb = make().nb
+    for style, own in (("sentence", None), ("specification", "elaboration"), ("plan", "elaboration")):
+        config = make(rewrite_style=style).config
+        assert nb.own_settings(config, "epic").get("rewrite_style") == own
+    baselines = make(never, rewrite_style="specification", run_dir=f"{make().config.run_dir}-elaborates")
+    baselines.parts.rewriter.rule = lambda request: f"{request.prefix} It takes numbers and returns a number."
+    for rows in played(baselines, "epic").values():
+        problem = next(p for p in PROBLEMS if p.task_id == rows[0]["task_id"])
+        assert all(row["prompt"].startswith(nb.clean_task(problem.text)) for row in rows if row["action"] == 2)
+    asked = [str(request.prompt) for request in baselines.parts.rewriter.requests]
+    assert asked and all("type" in text for text in asked)
+
+
 def test_epic_writes_no_rewrite_that_the_budget_cannot_judge(make: Callable[..., Any]) -> None:
     baselines = make(never, max_steps=3)
     for rows in played(baselines, "epic").values():
@@ -467,6 +481,18 @@ def test_reflexion_puts_program_feedback_and_the_last_reflections_into_the_promp
         assert {request.temperature for request in rewriter.requests} == {0.2}
         assert {request.temperature for request in baselines.parts.code.requests} == {0.0}
         assert all(request.prefix == REFLECT for request in rewriter.requests)
+
+
+def test_reflexion_hands_in_its_best_and_in_public_form_its_last(make: Callable[..., Any]) -> None:
+    def worse_when_told(problem: Any, request: Request) -> str:
+        return wrong(problem) if "Note:" in str(request.prompt) else partly(problem)
+
+    for variant, handed_in in (("paper", 0), ("public", 3)):
+        changes = {"reflexion_variant": variant, "visible_tests": "all", "max_steps": 4, "eval_limit": 4}
+        baselines = make(worse_when_told, run_dir=f"{make().config.run_dir}-in-{variant}", **changes)
+        for rows in played(baselines, "reflexion").values():
+            masks = [scoring.share(row["visible_mask"]) for row in rows]
+            assert masks[0] > max(masks[1:]) and scoring.submitted(rows)["attempt"] == handed_in
 
 
 def test_a_docstring_in_the_failed_program_does_not_end_the_prompt_s(make: Callable[..., Any]) -> None:
