@@ -363,6 +363,46 @@ def test_what_is_said_of_an_agent_is_counted_again(
         check_rest(update_docs.gain(column), "laptop", 3, form)
 
 
+def test_the_published_scores_are_counted_again_and_lie_inside_our_intervals() -> None:
+    cases = json.loads((RESULTS / "published" / "humaneval.json").read_text())["cases"]
+    _, rows = table(block("published"))
+    for (name, case), row in zip(cases.items(), rows, strict=True):
+        size = name.partition("-")[0]
+        assert row[0].startswith(f"{size.upper()}, ") and row[0].endswith(case["dtype"])
+        ids = case["solved_ids"]
+        assert case["n"] == 164 and len(set(ids)) == len(ids) == case["solved"] and set(ids) <= set(range(164))
+        bounds = proportion_confint(len(ids), 164, method="wilson")
+        said = [float(number) for number in re.findall(r"[\d.]+", row[1])]
+        assert said == pytest.approx([100 * len(ids) / 164, *(100 * bound for bound in bounds)], abs=0.0501)
+        assert float(row[2]) == {"0.5b": 61.6, "1.5b": 70.7}[size]  # arXiv 2409.12186v3, table 16
+        assert ("-" in name) or said[1] <= float(row[2]) <= said[2]
+
+
+def test_forms_of_the_prompt_and_int8_are_counted_again() -> None:
+    header, rows = table(block("forms"))
+    cases = json.loads((RESULTS / "published" / "prompt_forms.json").read_text())["cases"]
+    assert sum(cell != "" for row in rows for cell in row[2:]) == len(cases)
+    for row in rows:
+        for form, cell in zip(header[2:], row[2:], strict=True):
+            case = cases[f"{row[0].partition(',')[0]} {row[1]} {form}"]
+            solved, tokens = (float(number) for number in re.findall(r"[\d.]+", cell))
+            assert len(set(case["solved_ids"])) == case["solved"] and row[0].endswith(case["dtype"])
+            assert solved == pytest.approx(100 * len(case["solved_ids"]) / 90, abs=0.0501)
+            assert tokens == pytest.approx(case["tokens"] / 90, abs=0.501)
+    models = json.loads((RESULTS / "published" / "int8.json").read_text())["models"]
+    for row in table(block("int8"))[1]:
+        case = models[row[0].partition(" ")[0]][row[1].partition(",")[0]]
+        only_float, only_int8 = len(set(case["only_float"])), len(set(case["only_int8"]))
+        solved = [float(cell) * case["n"] / 100 for cell in row[2:4]]
+        assert solved == pytest.approx(case["solved"], abs=case["n"] * 0.000501)
+        assert case["solved"][1] - case["solved"][0] == only_int8 - only_float
+        values = np.array([[1.0] * only_int8 + [-1.0] * only_float + [0.0] * (case["n"] - only_float - only_int8)])
+        said = [float(number) for number in re.findall(r"[+-][\d.]+", row[4])]
+        assert said[0] == pytest.approx(100 * values.mean(), abs=0.0501)
+        assert said[1:] == pytest.approx(np.quantile(100 * bootstrap(values), [0.025, 0.975]), abs=0.6)
+        assert float(row[5]) == pytest.approx(binomtest(only_int8, only_int8 + only_float).pvalue, abs=0.00501)
+
+
 def test_the_speed_ratios_are_those_of_the_loops() -> None:
     record = json.loads((RESULTS / "speed" / "rollout.json").read_text())
     rate = {loop["name"]: loop["steps_per_second"] for loop in record["loops"]}

@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT))  # run as a script, in a checkout that is not inst
 
 import numpy as np  # noqa: E402
 from ppo_codet5.helpers.results import runs, statistics, tables  # noqa: E402
-from ppo_codet5.helpers.settings import model_label  # noqa: E402
 
 from ppo_codet5.config import Config  # noqa: E402
 from ppo_codet5.reproduce import CODER_TIME  # noqa: E402
@@ -243,27 +242,6 @@ def edits() -> str:
             solved, direct = entry.solved(), column.entries["direct"].solved()
             against = "" if name == "direct" else _points(solved, direct)
             lines.append(f"| {name} | {_protocol(column)} | {100 * solved.mean():.1f} | {against} |")
-    return "\n".join(lines)
-
-
-def wordings() -> str:
-    """After a failed first attempt on validation problems: one more draw, and a rewrite in each of three wordings."""
-    record = json.loads((ROOT / "results" / "published" / "wordings.json").read_text(encoding="utf-8"))
-    failures = same("numbers of failures", map(len, record["solved"].values()))
-    models = record["models"]
-    lines = [
-        f"{model_label(models['code'])} writes, {model_label(models['rewriter'])} rewrites, in {models['dtype']}; {failures} of MBPP's "
-        f"{record['n']} validation problems whose first attempt fails, one assert visible. Their next attempt "
-        "(`benchmarks/wordings.py`, the function of notebook 01):",
-        "",
-        "| next attempt | solves | gain over one more draw, points |",
-        "|---|---|---|",
-    ]
-    for name, solved in record["solved"].items():
-        gap, low, high = (100 * x for x in record["gain"][name])
-        gained = "" if name == "direct" else f"{gap:+.1f} [{low:+.1f}, {high:+.1f}]"
-        words = "one more draw" if name == "direct" else f"rewritten: {name}"
-        lines.append(f"| {words} | {sum(solved)} | {gained} |")
     return "\n".join(lines)
 
 
@@ -551,7 +529,6 @@ BLOCKS = {
         "claim": claim,
         "draws": draws,
         "edits": edits,
-        "wordings": wordings,
         "bank": bank,
         "choice": choice,
     },
