@@ -534,6 +534,10 @@ def test_the_bank_s_rates_are_counted_again_and_direct_generation_is_where_it_sa
         cells for _, *cells in [table(block("bank"))[0], *table(block("bank").split("\n\n| choosing")[0])[1]]
     ]
     assert names == ["direct", "mutation", "rewriting"]
+    found = json.loads((folder / "summary.json").read_text())["bank"]
+    for name in found.get("agent", [{}])[0]:
+        (said_of,) = re.findall(rf"{name} ([\d.]+)", block("bank"))
+        assert float(said_of) == pytest.approx(100 * np.mean([seed[name] for seed in found["agent"]]), abs=0.0501)
     for attempt, said in enumerate(rates):
         for action, cell in enumerate(said):
             draws = [draw for some in right[attempt, action].values() for draw in some]
