@@ -1,7 +1,8 @@
 """Write the marked blocks of README.md and docs/ from results/ and the code; ``--check`` exits 1 if one is out of date.
 
 python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop
-python -m ppo_codet5.reproduce --profile coder -p problems=mbpp.jsonl --seeds 0 1 2 --keep results/mbpp_coder
+python -m ppo_codet5.reproduce --profile coder -p problems=mbpp.jsonl --seeds 0 1 2 --keep results/mbpp_coder/leak_free
+python -m ppo_codet5.reproduce --profile coder_published -p problems=mbpp.jsonl --seeds 0 1 2 --keep results/mbpp_coder/published
 python benchmarks/rollout.py --output results/speed/rollout.json
 python benchmarks/decoders.py --rows 8,24,96 --output results/speed/decoders.json
 python tools/update_docs.py

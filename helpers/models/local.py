@@ -458,3 +458,6 @@ class _Batch:
                 self.active.pop()
         w.first, w.last = 0, len(self.active)
         w.start = w.end - max((len(row.ids) - 1 for row in self.active), default=0)
+        for row in rows:
+            if row.reason:
+                row.ids = []  # a call that others join may go on for hours
