@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..packing import Int8Linear
+from ..packing import Int8Linear, give_back
 from ..replies import StopRule
 from .contract import Completion, ModelError, Request
 from .sampling import sample
@@ -195,6 +195,8 @@ class TransformersGenerator:
             )
             try:
                 _Batch(self, waiting, ended, joining).run()
+                if joining:
+                    give_back()  # a process that only serves would keep all that its batches ever took
                 continue
             except torch.OutOfMemoryError as error:
                 slots = min(self.batch_size, len(waiting))
