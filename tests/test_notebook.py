@@ -106,7 +106,7 @@ def test_profiles_set_parameters_that_their_notebooks_have(profile: str) -> None
     values = load_profile(profile)
     tasks = plan(profile, values, chosen(profile, None))
     assert {task.notebook for task in tasks} == set(chosen(profile, None)) and tasks[-1].notebook == "04_results.ipynb"
-    ours = {"runs", "figure_dir", "export_dir", "prompt_form"} - values.keys()
+    ours = {"runs", "figure_dir", "export_dir", "link_from", "prompt_form"} - values.keys()
     given = set().union(*(task.parameters for task in tasks))
     assert given - ours == values.keys()  # what only a notebook left out knows is of no use
     assert tasks[-1].parameters["runs"] == values["run_dir"]
