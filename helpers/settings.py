@@ -182,11 +182,16 @@ def did_you_mean(name: str, known: Mapping[str, str]) -> str:
     return f" (did you mean {known[near[0]]}?)" if near else ""
 
 
-def check_parameters(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
-    """Raise :class:`RunError` if a name is not in ``annotations`` or a value is not of the type given there."""
+def check_parameters(
+    values: Mapping[str, Any], annotations: Mapping[str, Any], others: Mapping[str, str] | None = None
+) -> None:
+    """Raise :class:`RunError` if a name is not in ``annotations`` or a value is not of the type given there.
+
+    ``others``: the parameters by what else they may be called, for a hint at what was meant.
+    """
     for name, value in values.items():
         if name not in annotations:
-            hint = did_you_mean(name, {known: known for known in annotations})
+            hint = did_you_mean(name, {**(others or {}), **{known: known for known in annotations}})
             raise RunError(f"unknown parameter {name!r}{hint}; known parameters: {', '.join(sorted(annotations))}")
         check_type(value, annotations[name], f"parameter {name}")
 

@@ -47,14 +47,19 @@ class Task:
 
 
 def plan(
-    profile: str, values: dict[str, Any], notebooks: Sequence[str], seeds: Sequence[int] = (), split: bool = False
+    profile: str,
+    values: dict[str, Any],
+    notebooks: Sequence[str],
+    seeds: Sequence[int] = (),
+    split: bool = False,
+    others: Mapping[str, str] | None = None,
 ) -> list[Task]:
     """The tasks for these notebooks, 04 last. Each takes of ``values`` the parameters that it has.
 
     ``split`` makes each strategy of notebook 03 a task; the notebook as a whole, which reads them, is in stage 1 then.
-    A name that none of the project's notebooks has is an error.
+    A name that none of the project's notebooks has is an error; ``others``: what else a parameter may be called, for a hint.
     """
-    types, top = check_names(values), Path(values.get("run_dir", "runs"))
+    types, top = check_names(values, others), Path(values.get("run_dir", "runs"))
     served = [FORMS[name] for name in chosen(profile, None) if name in FORMS]
     tasks = []
     for seed in seeds or (None,):

@@ -113,11 +113,9 @@ def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
 def check_names(values: dict[str, Any], others: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """The parameters of each notebook with their types; raises RunError for a name that no notebook has.
 
-    ``others``: what else a parameter may be called, for a hint at what was meant.
+    ``others``: as :func:`~.settings.check_parameters` has it.
     """
-    known = {name: cell_of(resource(name))["__annotations__"] for name in NOTEBOOKS}
-    every = {parameter for annotations in known.values() for parameter in annotations}
-    if unknown := next((name for name in values if name not in every), None):
-        hint = settings.did_you_mean(unknown, {**(others or {}), **dict(zip(every, every, strict=True))})
-        raise RunError(f"unknown parameter {unknown!r}{hint}; known parameters: {', '.join(sorted(every))}")
-    return known
+    types = {name: cell_of(resource(name))["__annotations__"] for name in NOTEBOOKS}
+    every = {parameter for annotations in types.values() for parameter in annotations}
+    settings.check_parameters({k: v for k, v in values.items() if k not in every}, dict.fromkeys(every), others)
+    return types

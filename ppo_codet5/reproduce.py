@@ -24,7 +24,7 @@ from ppo_codet5.config import as_parameters, parameter_names
 from ppo_codet5.grid import Task, check_device, check_folders, check_inputs, plan
 from ppo_codet5.helpers.runs import RunError, check_writable, read_rows, write_atomically
 from ppo_codet5.helpers.settings import model_label
-from ppo_codet5.notebooks import check_names, chosen, load_profile, overrides, parameters_of, resource, say_copies
+from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
 from ppo_codet5.running import run_all
 
 CODER_TIME = "about a day, half of it with --jobs 2, estimated"  # of profile coder on two CPU cores
@@ -37,10 +37,9 @@ def run(args: argparse.Namespace) -> int:
     """Plan, check everything, run, report; 1 if a task failed."""
     started = time.monotonic()
     values = {**as_parameters(load_profile(args.profile)), **as_parameters(overrides(args.parameter))}
-    check_names(values, parameter_names())
     side_by_side = args.jobs > 1 or args.ray is not None
     split = side_by_side or args.cell is not None or args.dry_run
-    tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split)
+    tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split, parameter_names())
     if args.cell is not None:
         if not 0 <= args.cell < len(tasks):
             raise RunError(f"--cell {args.cell}: there are {len(tasks)} tasks, 0 to {len(tasks) - 1}")

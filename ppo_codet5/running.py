@@ -128,8 +128,9 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+    names = _gpus()
     for number in range(jobs):
-        gpus.put(_visible_gpu(number))
+        gpus.put(names[number % len(names)] if len(names) > 1 else "")
 
     def one(task: Task) -> tuple[Task, str]:
         gpu = gpus.get()
@@ -140,7 +141,7 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
         finally:
             gpus.put(gpu)
 
-    shares = len(group) > 1 and not _gpus()
+    shares = len(group) > 1 and not names
     pool = ThreadPoolExecutor(jobs)
     with shared.serving(group[0].output.parent / "models.log") if shares else contextlib.nullcontext():
         try:
@@ -160,12 +161,6 @@ def _gpus() -> list[str]:
             return []
         visible = ",".join(str(i) for i, line in enumerate(listed.splitlines()) if line.startswith("GPU "))
     return [name for name in visible.split(",") if name]
-
-
-def _visible_gpu(number: int) -> str:
-    """The GPU for one of several processes, "" where there is at most one."""
-    names = _gpus()
-    return names[number % len(names)] if len(names) > 1 else ""
 
 
 def _with_ray(group: Sequence[Task], address: str) -> Iterator[tuple[Task, str]]:
