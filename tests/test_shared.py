@@ -123,8 +123,13 @@ def test_a_call_that_was_interrupted_leaves_nothing_to_the_next(llama: str, tmp_
         def stop(place: int, completion: Completion) -> None:
             raise KeyboardInterrupt
 
+        def full(place: int, completion: Completion) -> None:
+            raise OSError(28, "No space left on device")
+
         with pytest.raises(KeyboardInterrupt):
             model.generate(asked(6, 1), stop)
+        with pytest.raises(OSError, match="No space left"):  # of the cache that writes it: the process has not ended
+            model.generate(asked(6, 3), full)
         assert model.generate(asked(6, 2)) == load_model(llama, device="cpu", batch_size=2).generate(asked(6, 2))
 
 

@@ -38,12 +38,10 @@ class SharedGenerator:
 
     def __init__(self, address: str, *asked: *Asked) -> None:
         self._lock, self._calls, self.batch_size = threading.Lock(), 0, asked[3]
-        try:
+        with _told_if_gone(address):
             self._connection = Client(address, "AF_UNIX")
             self._connection.send(asked)
             about = self._connection.recv()
-        except (OSError, EOFError) as error:
-            raise _gone(address) from error
         if isinstance(about, ModelError):
             raise about
         self.address, (self.name, self.revision, self.dtype, self.sampler) = address, about
@@ -55,24 +53,30 @@ class SharedGenerator:
         done: dict[int, Completion] = {}
         with self._lock:
             self._calls += 1
-            try:
+            with _told_if_gone(self.address):
                 self._connection.send((self._calls, list(requests)))
-                while len(done) < len(requests):
+            while len(done) < len(requests):
+                with _told_if_gone(self.address):
                     call, place, answer = self._connection.recv()
-                    if call != self._calls:  # of a call that was interrupted
-                        continue
-                    if isinstance(answer, ModelError):
-                        raise answer
-                    done[place] = answer
-                    if each:
-                        each(place, answer)
-            except (OSError, EOFError) as error:
-                raise _gone(self.address) from error
+                if call != self._calls:  # of a call that was interrupted
+                    continue
+                if isinstance(answer, ModelError):
+                    raise answer
+                done[place] = answer
+                if each:  # whose errors, such as a full disk, are not the connection's
+                    each(place, answer)
         return [done[place] for place in range(len(requests))]
 
 
-def _gone(address: str) -> ModelError:
-    return ModelError(f"the process that serves the models at {address} has ended; its log says why. Start again.")
+@contextlib.contextmanager
+def _told_if_gone(address: str) -> Iterator[None]:
+    """Around each use of a connection: ModelError where there is nobody at its other end."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        raise ModelError(
+            f"the process that serves the models at {address} has ended; its log says why. Start again."
+        ) from error
 
 
 @functools.cache
@@ -144,12 +148,13 @@ class _Runner(threading.Thread):
                 self.generator.generate([*first, *self.more()], self.answer, self.more)
             except Exception as error:  # whatever it is: those who wait must hear of it
                 for job in filter(None, self.jobs):
-                    job[0](
-                        job[1],
-                        error if isinstance(error, ModelError) else ModelError(f"{type(error).__name__}: {error}"),
-                    )
+                    job[0](job[1], _as_model_error(error))
             finally:
                 _Runner.working.discard(self.name)
+
+
+def _as_model_error(error: Exception) -> ModelError:
+    return error if isinstance(error, ModelError) else ModelError(f"{type(error).__name__}: {error}")
 
 
 @functools.cache
@@ -190,8 +195,8 @@ def _attend(connection: Connection) -> None:
         asked = connection.recv()
         try:
             generator = load_model(*asked)
-        except ModelError as error:
-            connection.send(error)
+        except Exception as error:  # one of the files that cannot be fetched, for one
+            connection.send(_as_model_error(error))
             return
         runner = _runner(generator)
         connection.send((generator.name, generator.revision, generator.dtype, generator.sampler))
