@@ -273,7 +273,8 @@ def test_one_cell_of_the_grid(tmp_path: Path) -> None:
     """What a task of a Slurm array runs, twice as after a requeue."""
     said = grid(tmp_path, *FEW, "--dry-run").stdout.splitlines()
     listed = [line for line in said if "stage " in line]
-    assert said[len(listed)].startswith("to fetch")  # after the tasks, what has to be there before them
+    after = [line.split("  ")[0] for line in said[len(listed) :]]
+    assert after[:2] == ["time", "to fetch"]  # after the tasks, how long they take and what has to be there before them
     assert [line.split()[0] for line in listed] == ["0", "1", "2", "3"]
     assert [line.split("stage ")[1][0] for line in listed] == ["0", "0", "1", "2"]
     for _ in range(2):
