@@ -53,7 +53,7 @@ test: assets $(BIN)/.requirements-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: assets $(BIN)/.requirements-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=12
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow --durations=12
 
 test-newest: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m venv .venv-newest

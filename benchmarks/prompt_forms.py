@@ -65,7 +65,7 @@ def main():
                     if key not in kept:
                         shown = "all" if visible == "all" else 1
                         kept[key] = case(model, form, shown, problems, sandbox, arguments.max_tokens)
-                        kept[key]["dtype"] = model.inner.dtype
+                        kept[key] |= {"dtype": model.inner.dtype, "cpu_model": _common.machine()["cpu_model"]}
                         arguments.output.parent.mkdir(parents=True, exist_ok=True)
                         _common.write(arguments.output, {"machine": _common.machine(), "cases": kept})
                     record = kept[key]

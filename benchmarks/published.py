@@ -132,6 +132,7 @@ def main():
         for case in arguments.cases:
             if case not in kept:
                 kept[case] = score(case, arguments.dtype, arguments.batch_size, arguments.max_tokens, sandbox)
+                kept[case]["cpu_model"] = _common.machine()["cpu_model"]
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
                 _common.write(arguments.output, {"machine": _common.machine(), "cases": kept})
             shown, (low, high) = kept[case], kept[case]["interval"]

@@ -219,6 +219,7 @@ def _train(args: argparse.Namespace) -> int:
         _load(trainer, show)
         if "ppo" not in done:
             show(f"training: {config.training.max_episodes} episodes, on {len(trainer.problems['train'])} problems")
+            show(_minutes(trainer, [name for name in runs if name not in done]))
             progress.start(config.training.max_episodes // config.training.episodes_per_update)
         scores = trainer.train(args.output_dir, report=show)["scores"]
         for name in args.control:
@@ -238,6 +239,14 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _minutes(trainer: PPOCodeT5Trainer, to_do: list[str]) -> str:
+    """What is still to do, with the minutes that this machine may be expected to take; it asks the models a little."""
+    from ppo_codet5.core import agent_plan, probe
+
+    some = trainer.problems["train"][: min(32, trainer.config.num_envs)]
+    return agent_plan(trainer, to_do, probe(trainer.config, trainer.parts, some))
+
+
 def _plan(values: dict[str, Any], folder: Path, controls: list[str]) -> str:
     """What training with these parameters would do."""
     from ppo_codet5.helpers.problems import load_problems
@@ -253,6 +262,7 @@ def _plan(values: dict[str, Any], folder: Path, controls: list[str]) -> str:
         "training": f"{updates} updates of {values['episodes_per_update']} episodes, at most {budget} generations each: "
         f"{values['max_episodes'] * budget}",
         "scoring": f"{', '.join(ways)}, at most {budget} generations a problem: {len(ways) * score * budget}",
+        "minutes": "of this machine, measured and printed once the models are loaded, before training",
         "to fetch": reproduce.words(reproduce.to_fetch([values])),
         "directory": f"{folder}: {state}",
     }

@@ -1454,3 +1454,18 @@ def plan_table(rows, measured):
     head = ("at most", "generations", "LLM calls", "k tokens", "minutes")
     sums = "".join(f"{value:12.0f}" for value in total[:4]) + f"{total[4]:12.1f}"
     return "\n".join([f"{'':13s}" + "".join(f"{h:>12s}" for h in head), *lines, f"{'sum':13s}{sums}"])
+
+
+def agent_plan(trainer, to_do, measured):
+    """The plan of training the agent and scoring it and the controls, as far as their names are in ``to_do``."""
+    config = trainer.config
+    attempts, calls = expected(config, measured["solved"])
+    counts = {"training": config.max_episodes, **dict.fromkeys(("ppo", "ppo_sampled", *CONTROLS), len(trainer.scored))}
+    share = ("rewriting" in trainer.names) / len(trainer.names)  # of actions that rewrite, for want of better knowledge
+    rewriting = {"resampling": 0}
+    rows = [
+        (name, n * config.max_steps, n * attempts, n * calls * rewriting.get(name, share))
+        for name, n in counts.items()
+        if (name if name in CONTROLS else "ppo") in to_do
+    ]
+    return plan_table(rows, measured)

@@ -128,6 +128,7 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+    running: list[subprocess.Popen] = []
     names = _gpus()
     for number in range(jobs):
         gpus.put(names[number % len(names)] if len(names) > 1 else "")
@@ -137,7 +138,7 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
         try:
             print(f"{task.name}: started, log {task.log}", flush=True)
             share = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
-            return task, in_a_process(task, {"OMP_NUM_THREADS": str(threads), **os.environ, **share})
+            return task, in_a_process(task, {"OMP_NUM_THREADS": str(threads), **os.environ, **share}, running)
         finally:
             gpus.put(gpu)
 
@@ -147,8 +148,11 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
         try:
             for future in as_completed([pool.submit(one, task) for task in group]):
                 yield future.result()
-        finally:  # after Ctrl-C those that have not started must not
-            pool.shutdown(cancel_futures=True)
+        finally:  # after Ctrl-C, of which only a terminal tells the tasks: those that have not started must not
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            pool.shutdown()
 
 
 def _gpus() -> list[str]:
@@ -189,8 +193,10 @@ def _with_ray(group: Sequence[Task], address: str) -> Iterator[tuple[Task, str]]
             yield task, f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (log: {task.log})"
 
 
-def in_a_process(task: Task, environment: Mapping[str, str]) -> str:
+def in_a_process(task: Task, environment: Mapping[str, str], running: list[subprocess.Popen] | None = None) -> str:
     """Execute a task in a process of its own that prints to the task's log; what went wrong, "" if nothing.
+
+    The process is appended to ``running``, for whoever may have to end it.
 
     It dies with this one (on Linux): a task that is started again must not find its run directory in use.
     """
@@ -198,7 +204,10 @@ def in_a_process(task: Task, environment: Mapping[str, str]) -> str:
     text, env = json.dumps(asdict(task), default=str), {**os.environ, **environment}
     line = [sys.executable, "-m", "ppo_codet5.running", "--task", str(os.getpid()), text]
     with open(task.log, "wb") as log:
-        code = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env).returncode
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
+        if running is not None:
+            running.append(process)
+        code = process.wait()
     if code == 0:
         return ""
     lines = task.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

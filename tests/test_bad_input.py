@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -432,25 +434,49 @@ def test_a_place_that_cannot_be_written(
     assert ". cannot be read (Is a directory): give a file" in sentence(*capsys.readouterr())
 
 
-def test_an_interrupt_of_reproduce_is_one_line(empty: Path) -> None:
-    """As a terminal sends it, to the whole group, while the kernel works."""
+def working_in(folder: Path) -> list[str]:
+    """The command lines of the processes whose current folder this is."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if (process / "cwd").resolve() == folder:
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+JOBS = ["--seeds", "0", "1", "--jobs", "2"]
+
+
+@pytest.mark.parametrize(
+    "more, send",
+    [
+        pytest.param([], os.killpg, id="one"),
+        pytest.param(JOBS, os.killpg, id="jobs", marks=pytest.mark.slow),
+        pytest.param(JOBS, os.kill, id="jobs, told alone", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupt_of_reproduce_is_one_line(more: list[str], send: Callable[[int, int], None], empty: Path) -> None:
+    """As a terminal sends it, to the whole group, or to this process alone; no kernel is left."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    line = [sys.executable, "-m", "ppo_codet5.reproduce", "--profile", "smoke", "--notebooks", "01"]
-    process = subprocess.Popen(
-        line,
-        cwd=empty,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    for text in process.stdout or ():
-        if "PPO updates" in text:  # the notebook's second cell: the next one loads the models
-            os.killpg(process.pid, signal.SIGINT)
+    line = [sys.executable, "-m", "ppo_codet5.reproduce", "--profile", "smoke", "--notebooks", "01", *more]
+    said = empty / "said"
+    with said.open("w") as out:
+        process = subprocess.Popen(
+            line, cwd=empty, env=environment, stdout=out, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None:
+        logs = list(empty.rglob("01_*.log")) if more else [said]
+        if logs and all("PPO updates" in log.read_text() for log in logs):  # the second cell: the next loads the models
             break
+        time.sleep(0.2)
+    send(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and err == "interrupted; the same command goes on from the last checkpoint\n"
+    deadline = time.monotonic() + 10
+    while left := working_in(empty):  # kernels, whose group is another, end a moment after those that started them
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 # The same through the Python interface

@@ -15,7 +15,7 @@ from ppo_codet5.helpers.language import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
 from ppo_codet5.helpers.problems import load_problems
 from ppo_codet5.helpers.sandbox import Sandbox
-from scripted import BagOfWords
+from scripted import STARTER, BagOfWords, Coder, Rewriter, right, small, wrong
 from tiny import save_llama
 
 import ppo_codet5.core as core
@@ -26,6 +26,7 @@ import decoders
 import int8
 import rollout
 import scaling
+import wordings
 
 SIZES = {"many": 6, "few": 4, "own": 1, "published": 4, "updates": 1, "mutations": 10}
 
@@ -265,3 +266,31 @@ def test_int8_counts_who_solves_what_the_other_does_not() -> None:
     assert found["solved"] == [2, 1] and found["only_float"] == [problems[1].task_id] and found["only_int8"] == []
     assert found["difference"][0] == -0.25 and found["p"] == 1  # one problem says nothing
     assert found["equal"] == 2 and 0.5 < found["alike"] < 1
+
+
+def test_wordings_counts_what_the_next_attempt_solves_after_each_style(lexicon: Lexicon) -> None:
+    """Of four problems one is solved at first; the plan alone says what a solution needs, and one needs none."""
+    first, chance, *_ = problems = STARTER["train"][:4]
+
+    def code(problem, request):
+        planned = "sort the inputs" in str(request.prompt)
+        lucky = problem is chance and request.seed != started.setdefault(problem.task_id, request.seed)
+        return right(problem) if problem is first or planned or lucky else wrong(problem)
+
+    def rewrite(request):
+        asked = next(start for start in ("Plan:", "Description:", "Specification:") if start in str(request.prompt))
+        words = (
+            "sort the inputs and return what is in the middle" if asked == "Plan:" else "it returns one of its inputs"
+        )
+        return f"{request.prefix} It returns None.\n{asked} First {words}."
+
+    started: dict[int, int] = {}
+    with Sandbox(workers=1) as sandbox:
+        parts = core.Parts(Coder(problems, code), Rewriter(rewrite), lexicon, BagOfWords(), sandbox)
+        config = small(rewrite_style="specification", prompt_form="chat")
+        found = wordings.record(wordings.notebook_function("solved-after")(config, parts, problems), len(problems))
+    assert (found["n"], found["failed"]) == (4, 3)
+    solved = {name: style["solved"] for name, style in found["styles"].items()}
+    once = [1, 0, 0]
+    assert solved == {"direct": once, "specification": once, "elaboration": once, "plan": [1, 1, 1]}
+    assert found["styles"]["plan"]["gain"][0] == pytest.approx(2 / 3) and found["styles"]["direct"]["gain"][0] == 0

@@ -105,7 +105,7 @@ def test_greedy_texts_are_those_of_transformers(model: TransformersGenerator) ->
 
 def test_a_text_depends_on_its_request_alone() -> None:
     model = load_model(NAMES[0], dtype="float32", device="cpu", batch_size=8)
-    requests = chats(8, 48, temperature=0.7)
+    requests = chats(8, 24, temperature=0.7)
     together = model.generate(requests)
     assert [model.generate([request])[0] for request in requests] == together
     order = [5, 2, 7, 0, 3, 6, 1, 4]

@@ -60,7 +60,9 @@ def test_an_int8_layer_is_within_its_rounding_of_the_float_layer(
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 90), st.integers(1, 5), st.booleans(), st.integers(0, 2**31))
 @torch.inference_mode()
-def test_an_int8_layer_sums_integers_on_every_cpu(inputs: int, outputs: int, rows: int, largest: bool, seed: int) -> None:
+def test_an_int8_layer_sums_integers_on_every_cpu(
+    inputs: int, outputs: int, rows: int, largest: bool, seed: int
+) -> None:
     """Whole numbers up to 127 stay what they are; without VNNI two products of bytes do not fit into 16 bits."""
     draw = torch.Generator().manual_seed(seed)
     weight = torch.randint(-127, 128, (outputs, inputs), generator=draw).float()

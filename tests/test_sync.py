@@ -181,7 +181,7 @@ def test_as_a_command(tree):
     assert done.returncode == 1 and "tag it twin:gae or rename it" in done.stderr and "Traceback" not in done.stderr
 
 
-ONLY_PPO = {"env", "gae", "agent", "batch", "rollout", "synthetic", "train", "validate", "trainer"}
+ONLY_PPO = {"env", "gae", "agent", "batch", "rollout", "synthetic", "train", "validate", "trainer", "agent-plan"}
 
 
 def test_the_notebooks_hold_the_twins_of_their_part():

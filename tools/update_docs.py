@@ -442,14 +442,15 @@ def score(case: dict) -> str:
 def published() -> str:
     """HumanEval beside the published scores, and what of the difference is whose."""
     record = json.loads((ROOT / "results" / "published" / "humaneval.json").read_text(encoding="utf-8"))
-    cases, about = record["cases"], record["machine"]
+    cases = record["cases"]
+    processors = " and ".join(dict.fromkeys(case["cpu_model"] for case in cases.values()))
     kinds = {"": "as it is used", "exact": "nothing rounded: transformers' own loader", "int8": "computed in int8"}
     others = ("solved_as_it_stands", "solved_with_400_tokens")
     lines = [
         f"HumanEval, {cases['0.5b']['n']} problems, greedy, at most {cases['0.5b']['max_tokens']} tokens, in EvalPlus's chat form (the "
         "function's head in a block, the reply begun up to its own block), scored by our sandbox on HumanEval's own asserts; "
         "published: arXiv 2409.12186v3, table 16, unquantised weights. Per cent with Wilson intervals of 95 %. "
-        f"`benchmarks/published.py`, {about['cpu_model']}, {about['cores']} cores.",
+        f"`benchmarks/published.py`, {record['machine']['cores']} cores of {processors}.",
         "",
         "| model | Pass@1 | published | the block as it stands | with 400 tokens | replies cut |",
         "|---|---|---|---|---|---|",
@@ -478,6 +479,9 @@ def held() -> str:
     )
 
 
+CHATS = ("chat", "chat-fenced", "chat-free")
+
+
 def forms() -> str:
     """Greedy first attempts on MBPP's validation problems by form of prompt, and the forms that the profiles take."""
     record = json.loads((ROOT / "results" / "published" / "prompt_forms.json").read_text(encoding="utf-8"))
@@ -485,7 +489,7 @@ def forms() -> str:
     for key, case in record["cases"].items():
         model, visible, form = key.split()
         table.setdefault((model, visible), {})[form] = case
-    columns = list(next(iter(table.values())))
+    columns = [form for form in ("completion", *CHATS) if any(form in cases for cases in table.values())]
     n = same("numbers of problems", (case["n"] for case in record["cases"].values()))
     lines = [
         f"Chosen on MBPP's {n} validation problems, greedy first attempts, all asserts scored (`benchmarks/prompt_forms.py`): solved, in "
@@ -496,7 +500,8 @@ def forms() -> str:
         f"|---|---|{'---|' * len(columns)}",
     ]
     for (model, visible), cases in table.items():
-        cells = [f"{100 * c['solved'] / n:.1f} ({c['tokens'] / n:.0f})" for c in (cases[form] for form in columns)]
+        found = [cases.get(form) for form in columns]
+        cells = [f"{100 * c['solved'] / n:.1f} ({c['tokens'] / n:.0f})" if c else "" for c in found]
         dtype = same("dtypes", (c["dtype"] for c in cases.values()))
         lines.append(f"| {model}, {dtype} | {visible} | {' | '.join(cells)} |")
     return "\n".join(lines)
