@@ -383,18 +383,37 @@ def _humaneval_rows() -> Iterable[tuple[str, Mapping[str, Any]]]:
 
 def _hub_rows(dataset: str, config: str | None) -> list[tuple[str, Mapping[str, Any]]]:
     """Every row of a hub dataset, each with a word on where it is."""
+    silent = False
     try:
-        from datasets import load_dataset  # slow to import, and not needed for problems in files
+        import datasets  # slow to import, and not needed for problems in files
 
-        splits = load_dataset(dataset, config)
+        offline, silent = datasets.config.HF_HUB_OFFLINE, not _hub_answers(dataset)
+        datasets.config.HF_HUB_OFFLINE = offline or silent  # a copy in its cache is read all the same
+        try:
+            splits = datasets.load_dataset(dataset, config)
+        finally:
+            datasets.config.HF_HUB_OFFLINE = offline
         return [(f"{dataset}, split {name}, row {i}", row) for name in splits for i, row in enumerate(splits[name])]
     except Exception as error:  # of many libraries: no network, no access, offline without a copy, not installed
         reason = " ".join(str(error).split())[:200]
         raise ProblemError(
-            f"cannot load the data set {dataset} from the Hugging Face hub ({type(error).__name__}: {reason}); "
+            f"cannot load the data set {dataset} from the Hugging Face hub ({'no answer; ' * silent}{type(error).__name__}: {reason}); "
             "either give this machine access to the hub or a copy in its cache (HF_HOME), "
             "or use source='starter' or the path of a .jsonl file in the MBPP schema instead"
         ) from error
+
+
+def _hub_answers(dataset: str) -> bool:
+    """Whether the hub can be reached. One question, because ``datasets`` retries for half a minute before it gives up."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().dataset_info(dataset, timeout=10)
+    except errors.HfHubHTTPError:  # an answer: load_dataset says what it means
+        return True
+    except Exception:  # no network, offline mode: whatever it is
+        return False
+    return True
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
