@@ -219,7 +219,8 @@ def _train(args: argparse.Namespace) -> int:
         _load(trainer, show)
         if "ppo" not in done:
             show(f"training: {config.training.max_episodes} episodes, on {len(trainer.problems['train'])} problems")
-            show(_minutes(trainer, [name for name in runs if name not in done]))
+            if show is progress:  # somebody reads it: it takes some seconds
+                show(_minutes(trainer, [name for name in runs if name not in done]))
             progress.start(config.training.max_episodes // config.training.episodes_per_update)
         scores = trainer.train(args.output_dir, report=show)["scores"]
         for name in args.control:

@@ -153,6 +153,8 @@ def test_train_and_eval_exactly_as_the_readme_writes_them(
     done = run(tmp_path, "train", "--config", "config.json", "--output-dir", "./results")
     assert [int(n) for n in re.findall(r"^update +(\d+)/3 ", done.stdout, re.MULTILINE)] == [1, 2, 3]
     assert re.search(r"^ppo +2 .*\nppo_sampled +2 ", done.stdout, re.MULTILINE) and done.stderr == ""
+    plan = done.stdout.partition("update ")[0]  # minutes of all that is to do, before any of it
+    assert re.search(r" minutes\ntraining .*\nppo .*\nppo_sampled .*\nsum .* \d+\.\d\n", plan)
     summary = json.loads((tmp_path / "results" / "summary.json").read_text())
     assert summary["scores"]["ppo"]["n"] == 4
     assert {path: path.read_bytes() for path in committed} == committed
