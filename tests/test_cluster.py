@@ -20,7 +20,7 @@ import psutil
 import pytest
 from ppo_codet5.helpers.models import Completion, ModelError, Request, check_model, load_generator, load_model
 from ppo_codet5.helpers.models.replicas import RayGenerator, connect, parse
-from tiny import save_llama, save_t5
+from tiny import save_llama
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 10
@@ -212,10 +212,10 @@ def kill_one(words: str, where: Path, over: threading.Event) -> None:
 
 
 def grid(tmp_path: Path, *arguments: str, rc: int | None = 0, kill: str = "") -> subprocess.CompletedProcess:
-    save_t5(tmp_path / "coder")
+    save_llama(tmp_path / "coder", context=4096)
     save_llama(tmp_path / "rewriter", context=4096)
     line = [sys.executable, "-m", "ppo_codet5.cli", "reproduce", "--profile", "smoke", "-p", "code_model=coder"]
-    line += ["-p", "rewriter_model=rewriter", "-p", "prompt_form=completion", "--notebooks", "03", "04", *arguments]
+    line += ["-p", "rewriter_model=rewriter", "-p", "prompt_form=chat-fenced", "--notebooks", "03", "04", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     env.pop("RAY_ADDRESS", None)
     over = threading.Event()
@@ -236,13 +236,13 @@ ONE, FEW = ("-p", "strategies=direct"), ("-p", "strategies=direct, random")
 @pytest.mark.parametrize("where", [("--jobs", "2"), ("--ray", "local")])
 def test_the_grid_runs_as_independent_tasks(where: tuple[str, str], tmp_path: Path) -> None:
     """A cell that fails does not stop the others, and is named with its log."""
-    broken = tmp_path / "runs/smoke/seed1/03_baselines/direct_coder_completion_seed1"
+    broken = tmp_path / "runs/smoke/seed1/03_baselines/direct_coder_chat-fenced_seed1"
     broken.mkdir(parents=True)
     (broken / "notes").touch()  # not a run's folder
     done = grid(tmp_path, *ONE, "--seeds", "0", "1", *where, rc=1)
     folder = tmp_path / "runs" / "smoke"
     found = {path.parent.name for path in folder.rglob("summary.json")}
-    assert found == {"direct_coder_completion_seed0"}
+    assert found == {"direct_coder_chat-fenced_seed0"}
     failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert any("seed 1 direct" in line and "holds notes and no config.json" in line for line in failures)
     log = folder / "seed1" / "cells" / "03_baselines_direct.log"

@@ -37,7 +37,7 @@ def asked(count: int, seed: int = 0) -> list[Request]:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(arrivals=st.lists(st.integers(0, 4), min_size=1, max_size=30), batch=st.integers(1, 6), seed=st.integers(0, 99))
 def test_what_joins_a_batch_gets_the_text_that_it_gets_alone(
     llama: str, arrivals: Sequence[int], batch: int, seed: int
