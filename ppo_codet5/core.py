@@ -141,6 +141,7 @@ class Parts:
         }
         failing = failing_references(problems, self.sandbox) if problems else {}
         known = {"failing_references": failing} if failing else {}
+        known["actions"] = dict(ACTIONS)  # what the numbers in the log stand for
         return {**used, "sandbox": self.sandbox.level, "tagger": self.lexicon.tagger_name, **known}
 
 

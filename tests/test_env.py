@@ -1000,6 +1000,7 @@ def test_a_new_action_is_a_name_and_a_method(make, monkeypatch: pytest.MonkeyPat
     steps = play(env, TRAIN[0].task_id, [1, 1])
     assert steps[1][4]["prompt"] == clean_task(TRAIN[0].text).upper()
     assert "Edits tried: shout it, shout it." in steps[2][4]["feedback"]
+    assert env.world.parts.record()["actions"]["shout"] == "shout it"  # what the numbers in a run's log stand for
 
 
 @pytest.mark.parametrize(

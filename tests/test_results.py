@@ -228,6 +228,19 @@ def test_actions_are_named_as_in_the_method():
     assert ast.literal_eval(next(names).value) == results.ACTIONS
 
 
+def test_an_action_that_was_added_in_notebook_01_is_read_with_its_label(tmp_path):
+    """Run directories record what the numbers in their log stand for, so 04 needs to know of no new action."""
+    labels = {**results.ACTIONS, "steps": "ask for steps"}
+    rows = rows_of("ppo", [[W, W], [P, P]], [[W, W], [W, W]])
+    rows[1]["action"] = rows[3]["action"] = 5
+    ids = sorted({row["task_id"] for row in rows})
+    make_run(tmp_path / "run", "ppo", rows=rows, task_ids=ids, record={"actions": labels}, actions="steps,direct")
+    (column,), _ = read(tmp_path)
+    names, steps, _ = findings.action_counts(column.entries["ppo"])
+    assert names == ["ask for steps", "direct generation"] and steps == {"1": {0: [0, 2]}, "2": {0: [2, 0]}}
+    assert "its next attempt is right by ask for steps 1 of 2" in " ".join(findings.edits_say(column))
+
+
 # Past the budget, stops, the bank, and what single methods report
 
 
@@ -945,15 +958,29 @@ def test_two_bands_a_title_and_curves_that_coincide_are_marked():
     plt.close(figure)
 
 
-@pytest.mark.parametrize("names", [list(results.ACTIONS)[:3], list(results.ACTIONS)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        list(results.ACTIONS)[:3],
+        list(results.ACTIONS),
+        ["direct", "repair"],
+        ["rewriting", "direct", "mutation"],
+        [*results.ACTIONS, "steps"],
+    ],
+)
 def test_figures_follow_the_names_that_they_are_given(names):
+    numbers = {[*results.ACTIONS, "steps"].index(name): name for name in names}  # as the log has them
     shares = [1 / len(names)] * len(names)
     metrics = [{"episodes": 10 * u, "solved_visible": 0.5, "mean_return": 0.1, "action_shares": shares} for u in (1, 2)]
-    last = len(names) - 1
-    rows = [{"attempt": 0, "action": i % len(names)} for i in range(12)] + [{"attempt": 1, "action": last}]
-    for figure in (figures.training_curves(metrics, names), figures.actions_by_step(rows, names)):
+    picked = [number for i, number in enumerate(numbers) for _ in range(5 + i)]  # each another number of times
+    rows = [{"attempt": 0, "action": n} for n in picked] + [{"attempt": 1, "action": picked[-1]}]
+    for figure in (figures.training_curves(metrics, names), figures.actions_by_step(rows, numbers)):
         assert drawn(figure)[-1][0] == names and all(axis.get_title() for axis in figure.axes)
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1\nn = 12"]  # no bar of n = 1
+    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    assert heights == pytest.approx([100 * (5 + i) / len(picked) for i in range(len(names))])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [
+        f"1\nn = {len(picked)}"
+    ]  # no bar of n = 1
     counts = {"1": {0: [3] * len(names), 1: [2] * len(names)}, "2": {1: [5] * len(names)}}
     figure = figures.action_shares(counts, {}, names, "over what")
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1\nstep 1", "1\nstep 2"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..problems import Problem, ProblemError, load_problems, problem_set_hash
 from ..runs import RunError, write_atomically
-from .runs import ACTIONS, TITLES, Column, Entry, Row
+from .runs import TITLES, Column, Entry, Row
 from .scoring import share, submitted
 
 _STYLE = """
@@ -189,7 +189,8 @@ def _card(entry: Entry, task: int, problem: Problem | None) -> str:
     )
     tokens = sum(value for row in rows for name, value in row.items() if name.endswith("_tokens"))
     original = _line(problem.text) if problem else rows[0]["prompt"]
-    shown = "".join(_attempt(row, original, problem, row is final) for row in rows)
+    labels = list(entry.runs[entry.seeds[0]].labels.values())
+    shown = "".join(_attempt(row, labels[row["action"]], original, problem, row is final) for row in rows)
     return (
         f'<article class="card"><h3>{html.escape(TITLES[entry.strategy])} '
         f'<span class="{verdict[0]}">{verdict[1]}</span></h3><span class="dim">seed {entry.seeds[0]}, '
@@ -197,7 +198,7 @@ def _card(entry: Entry, task: int, problem: Problem | None) -> str:
     )
 
 
-def _attempt(row: Row, original: str, problem: Problem | None, handed_in: bool) -> str:
+def _attempt(row: Row, action: str, original: str, problem: Problem | None, handed_in: bool) -> str:
     asserts = (problem.tests + problem.challenge_tests) if problem else ()
     failed = [
         f"{html.escape(asserts[i] if i < len(asserts) else f'assert {i + 1}')}: {outcome.replace('_', ' ')}"
@@ -205,7 +206,7 @@ def _attempt(row: Row, original: str, problem: Problem | None, handed_in: bool) 
         if outcome != "pass"
     ]
     said = "<br>".join(failed) or "all asserts pass"
-    title = f"{row['attempt'] + 1}. {list(ACTIONS.values())[row['action']]}" + ", handed in" * handed_in
+    title = f"{row['attempt'] + 1}. {action}" + ", handed in" * handed_in
     return (
         f'<div class="attempt{" in" * handed_in}"><b>{title}</b><div>{changes(original, row["prompt"])}</div>'
         f'<pre>{html.escape(row["code"])}</pre><div class="{"no" if failed else "yes"}">{said}</div></div>'

@@ -6,6 +6,7 @@ the legend says so.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def training_curves(metrics: Rows, actions: Sequence[str]) -> Figure:
     left.plot(episodes, _running(solved), color="black", label="mean of the last 5 updates")
     left.set(xlabel="training episodes", ylabel="solved on visible asserts (%)", ylim=(0, 100))
     shares = 100 * np.array([row["action_shares"] for row in metrics])
-    for name, share, colour, line in zip(actions, shares.T, COLOURS, LINES, strict=False):
+    for name, share, colour, line in zip(actions, shares.T, itertools.cycle(COLOURS), itertools.cycle(LINES)):
         right.plot(episodes, share, color=colour, linestyle=line, label=name)
     right.set(xlabel="training episodes", ylabel="share of actions (%)", ylim=(0, 100))
     _legend(left, beside=False)
@@ -141,18 +142,18 @@ def _running(values: Any, window: int = 5) -> list[float]:
     return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
 
 
-def actions_by_step(attempts: Rows, actions: Sequence[str]) -> Figure:
-    """Share of each action at each step of an evaluation; ``actions`` by the number that an attempt has.
+def actions_by_step(attempts: Rows, actions: Mapping[int, str]) -> Figure:
+    """Share of each action at each step of an evaluation; ``actions``: names by the number that an attempt has.
 
-    Steps with fewer than five choices are left out.
+    They are drawn in the order that they are given in. Steps with fewer than five choices are left out.
     """
-    steps = max(row["attempt"] for row in attempts) + 1
+    steps, places = max(row["attempt"] for row in attempts) + 1, {number: i for i, number in enumerate(actions)}
     counts = np.zeros((steps, len(actions)), int)
     for row in attempts:
-        counts[row["attempt"], row["action"]] += 1
+        counts[row["attempt"], places[row["action"]]] += 1
     drawn = {f"{i + 1}\nn = {row.sum()}": row for i, row in enumerate(counts) if row.sum() >= LEAST}
     figure, (axis,) = _axes("What the agent picks, evaluation, 1 seed")
-    _stacked(axis, range(len(drawn)), drawn.values(), actions)
+    _stacked(axis, range(len(drawn)), drawn.values(), list(actions.values()))
     axis.set_xticks(range(len(drawn)), list(drawn))
     axis.set(xlabel=f"step of the episode (n = choices, {LEAST} or more)", ylabel="share of actions (%)", ylim=(0, 100))
     _legend(axis)
@@ -324,7 +325,7 @@ def _stacked(
     """
     heights = np.array([100 * np.asarray(bar) / np.sum(bar) for bar in bars]).reshape(len(positions), len(names)).T
     before = np.zeros(len(positions))
-    for name, height, colour, hatch in zip(names, heights, COLOURS, HATCHES, strict=False):
+    for name, height, colour, hatch in zip(names, heights, itertools.cycle(COLOURS), itertools.cycle(HATCHES)):
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5, "label": name}
         if horizontal:
             axis.barh(positions, height, left=before, height=horizontal, **style)

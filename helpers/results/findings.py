@@ -73,7 +73,8 @@ def action_counts(entry: Entry) -> tuple[list[str], Counts, Counts]:
 
     Giving a problem up is a pick too, at the step at which it was not tried again.
     """
-    numbers = [list(runs.ACTIONS).index(name) for name in entry.runs[entry.seeds[0]].actions]
+    labels, names = entry.runs[entry.seeds[0]].labels, entry.runs[entry.seeds[0]].actions
+    numbers = [list(labels).index(name) for name in names]
     steps: Counts = {}
     errors: Counts = {kind: {} for kind in runs.KINDS}
 
@@ -83,14 +84,13 @@ def action_counts(entry: Entry) -> tuple[list[str], Counts, Counts]:
     for seed in entry.seeds:
         stops = {row["task_id"] for row in entry.runs[seed].stops if row["strategy"] == entry.strategy}
         for task, attempts in entry.attempts[seed].items():
-            actions = [row["action"] for row in attempts] + [list(runs.ACTIONS).index("stop")] * (task in stops)
+            actions = [row["action"] for row in attempts] + [list(labels).index("stop")] * (task in stops)
             for step, action in enumerate(actions):
                 count(steps, str(step + 1), seed, action)
                 if step:  # visible asserts come first, and one of them failed
                     count(errors, runs.failure(attempts[step - 1]["outcomes"]), seed, action)
-    names = [list(runs.ACTIONS.values())[number] for number in numbers]
     by_step = dict(sorted(steps.items(), key=lambda item: int(item[0])))
-    return names, by_step, {kind: found for kind, found in errors.items() if found}
+    return [labels[name] for name in names], by_step, {kind: found for kind, found in errors.items() if found}
 
 
 def enough(groups: Counts) -> Counts:
@@ -185,7 +185,7 @@ def edits_say(column: Column) -> Iterator[str]:
         retries: dict[int, list[bool]] = {}
         for row in (row for row in agent.rows() if row["attempt"]):
             retries.setdefault(row["action"], []).append(all(row["scored_mask"]))
-        names = list(runs.ACTIONS.values())
+        names = list(agent.runs[agent.seeds[0]].labels.values())
         words = (f"{names[action]} {sum(ok)} of {len(ok)}" for action, ok in sorted(retries.items()))
         if retries:
             yield (
@@ -274,7 +274,7 @@ def bank_curves(bank: RunDir, seed: int, resamples: int) -> dict[str, list[tuple
     """
     curves = {}
     first = [row for row in bank.before if row["phase"] == runs.BANK and row["attempt"] == 0]
-    for number, name in enumerate(runs.ACTIONS.values()):
+    for number, name in enumerate(bank.labels.values()):
         groups: dict[int, list[bool]] = {}
         for row in (row for row in first if row["action"] == number):
             groups.setdefault(row["task_id"], []).append(all(row["scored_mask"]))

@@ -43,7 +43,7 @@ CONTROLS = {  # what any claim must beat, and the agent's other way to act
 }
 TITLES = {**PUBLISHED, **CONTROLS}
 AGENT, RESAMPLING, BANK = "ppo", "resampling", "bank"  # the bank is no row: draws of every action on training problems
-ACTIONS = {  # an attempt's ``action`` is the place in this list; a run allows some of them
+ACTIONS = {  # an attempt's ``action`` is the place in the list of its run; runs that record none have this one
     "direct": "direct generation",
     "mutation": "genetic mutation",
     "rewriting": "semantic rewriting",
@@ -152,6 +152,11 @@ class RunDir:
     def actions(self) -> list[str]:
         """The names of the actions that it allows; runs from before there was a choice do not say."""
         return [name.strip() for name in self.identity.get("actions", "direct,mutation,rewriting").split(",")]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What figures call each action, by its name, in the order of the numbers in the log."""
+        return self.config.get("actions", ACTIONS)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per PPO update of a run of the agent."""
