@@ -504,18 +504,21 @@ class SpecificationRewriter(PromptRewriter):
         return f"{job['task']} The function is named {job['problem'].entry_point}."
 
 
+INLINE = re.compile(r"\bdef \w+\(|\blambda\b[^.]*:|(?:^|: )\w+ [-+*/]?= \S")  # code in the middle of prose
+
+
 def sentences(text, whole=False):
-    """The sentences of a text up to its first line of code; ``whole``: without the last one if it is cut."""
+    """The sentences of a text up to its first line of code, without those that hold some; ``whole``: nor the last if cut."""
     lines = text.strip().splitlines()
     code = re.compile(
-        r"```|\s*(?:assert |def \w+\(|class \w+|import \w|from \w+ import|(?:return|for|while|if)\b.*[:)\]]$)"
+        r"```|\s*(?:assert |def \w+\(|class \w+|import \w|from \w+ import|\w+ [-+*/]?= \S|(?:return|for|while|if)\b.*[:)\]]$)"
     )
     end = next((i for i, line in enumerate(lines) if code.match(line)), len(lines))
     plain = clean_task(" ".join(re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", line) for line in lines[:end]))
     found = re.split(r"(?<=[.!?])\s+", plain.replace("**", "").replace("`", ""))
     if whole and end == len(lines) and found[-1][-1:] not in (".", "!", "?"):
         found.pop()
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in found if sentence and not INLINE.search(sentence)]
 
 
 class ElaborationRewriter(SpecificationRewriter):

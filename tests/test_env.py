@@ -666,6 +666,11 @@ def test_a_specification_follows_the_task_and_the_reflection_comes_with_it(make)
             " One is here. Two is here. Three is here. Four is here.",
         ),
         (GOOD + " And so on" * 50 + ".", GOOD),
+        (" The body is lambda x: x + 1." + GOOD, GOOD),
+        (" Use def midpoint(a, b): return a + b for it." + GOOD, GOOD),
+        (GOOD + "\nresult = a + b\nreturn result", GOOD),
+        (GOOD + " The rule is: total = first + second.", GOOD),
+        (GOOD + " For n = 3 the sum is 6 (1 + 2 + 3).", GOOD + " For n = 3 the sum is 6 (1 + 2 + 3)."),
     ],
 )
 def test_what_counts_of_a_specification(make, reply: str, said: str) -> None:
