@@ -1040,6 +1040,33 @@ def test_what_a_bank_says_is_its_rows_counted_again(make: Callable[..., Any]) ->
         assert low <= gain <= high
 
 
+def test_two_attempts_chosen_by_half_of_a_problem_s_draws_are_valued_on_the_other(make: Callable[..., Any]) -> None:
+    """Against all pairs of draws, one by one; the fixed mixture is that of the other fifths of the problems."""
+    nb, bank = banked(make)
+    counts, tasks, solved = bank.mixtures()
+    fixed = nb.crossed(solved, tasks)
+    mixed = bank.mixed_by_problem(counts, tasks, fixed)
+    expected = []
+    for task, own in zip(tasks, fixed, strict=True):
+        lines = [[all(row["scored_mask"]) for row in line] for line in bank.after[task]]
+        if len(lines) < 4:
+            continue
+        by_hand = [[pair_by_hand(half, count) for count in counts] for half in (lines[::2], lines[1::2])]
+        picked = [own if half[own] == max(half) else half.index(max(half)) for half in by_hand]
+        first = (by_hand[1][picked[0]] + by_hand[0][picked[1]]) / 2
+        expected.append([first, (by_hand[0][own] + by_hand[1][own]) / 2])
+    assert len(expected) >= 5 and np.array(expected).T == pytest.approx(mixed)
+    gain, low, high = bank.gains()[nb.OVER_MIXTURE]
+    assert gain == pytest.approx(np.mean([a - b for a, b in expected])) and low <= gain <= high
+
+
+def pair_by_hand(lines: list[list[bool]], count: tuple[int, ...]) -> float:
+    """Share of the ways to draw so many of each action, none of them twice, of which one at least is right."""
+    kinds = [itertools.combinations([line[action] for line in lines], n) for action, n in enumerate(count)]
+    ways = [any(map(any, way)) for way in itertools.product(*kinds)]
+    return sum(ways) / len(ways)
+
+
 def gain_by_hand(lines: dict[tuple[int, int], dict[Any, Any]], by: str) -> float:
     """What choosing gains over the fixed action, in plain loops: made on other folds, or on the problem's other draws."""
     tasks = sorted({task for task, _ in lines})

@@ -547,6 +547,10 @@ def test_the_bank_s_rates_are_counted_again_and_direct_generation_is_where_it_sa
     for name in found.get("agent", [{}])[0]:
         (said_of,) = re.findall(rf"{name} ([\d.]+)", block("bank"))
         assert float(said_of) == pytest.approx(100 * np.mean([seed[name] for seed in found["agent"]]), abs=0.0501)
+    clear = [name for name, (_, low, _) in found["gains"].items() if low > 0]
+    assert (clear == []) == ("No choice gains more than chance" in block("bank"))
+    (room,) = re.findall(r"at most ([\d.]+) points in one attempt", block("bank"))
+    assert float(room) == pytest.approx(100 * max(high for *_, high in found["gains"].values()), abs=0.0501)
     for attempt, said in enumerate(rates):
         for action, cell in enumerate(said):
             draws = [draw for some in right[attempt, action].values() for draw in some]

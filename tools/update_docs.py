@@ -278,13 +278,30 @@ def bank() -> str:
             "| choosing, after a failure unless it says at first, by | gain over the best fixed action, with its 95 % interval |",
             "|---|---|",
             *(
-                f"| {name} | {100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] |"
+                f"| {name} | {100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{NOTHING * (low == value == high == 0)} |"
                 for name, (value, low, high) in found["gains"].items()
             ),
+            "",
+            "In one attempt no mixture beats the best fixed action, so these gains are over both. " + worth(found["gains"]),
             "",
             *in_bank(found.get("agent", [])),
         ]
     return "\n".join(lines).strip()
+
+
+NOTHING = ": no problem came out differently"
+
+
+def worth(gains: dict[str, list[float]]) -> str:
+    """In words whether the bank shows that there is something to choose."""
+    clear = [name for name, (_, low, _) in gains.items() if low > 0]
+    most = 100 * max(high for _, _, high in gains.values())
+    if clear:
+        return f"Choosing by {'; by '.join(clear)} gains more than chance."
+    return (
+        f"**No choice gains more than chance**; the intervals leave room for at most {most:.1f} points in one attempt, which is what "
+        "an agent could find here."
+    )
 
 
 def in_bank(found: list[dict[str, float]]) -> list[str]:
@@ -295,7 +312,7 @@ def in_bank(found: list[dict[str, float]]) -> list[str]:
     return [
         "An agent trained in the bank alone, on half of its problems and for as many episodes as the real one, then played on "
         f"the other half; solved on the visible asserts within the budget, per cent, mean of {len(found)} seeds: "
-        f"{'; '.join(means)} (it knows every chance on those problems).",
+        f"{'; '.join(means)} (it knows the draws of those problems, so it has their luck too: a bound, not an estimate).",
         "",
     ]
 
