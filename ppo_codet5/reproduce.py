@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
             "the model itself, as the tasks run side by side already"
         )
     ours = [parameters for parameters in full if "problems" in parameters]
+    changed = as_parameters(overrides(args.parameter)).keys() - {"problems"}  # the same problems from another place
+    whole = args.profile if not args.notebooks and not changed and args.cell is None else ""
     check_inputs(ours)
     check_folders(ours)
     if args.keep:
@@ -59,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         say_copies(args.profile, list(dict.fromkeys(task.notebook for task in tasks)))
     if args.dry_run:
-        return show_plan(tasks, ours, args.json, args.profile)
+        return show_plan(tasks, ours, args.json, whole)
     if not args.json:
-        print(time_of(args.profile), flush=True)
+        print(time_of(whole), flush=True)
     if args.ray is None:
         check_device(ours)
     fetch(ours)
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def time_of(profile: str) -> str:
-    """How long a profile takes, where it was timed."""
+    """How long a whole profile takes, where it was timed; "" is for what is no whole one."""
     measured = f"a seed takes {TIMES[profile]} on two CPU cores" if profile in TIMES else "not timed"
     return f"time      {measured}; notebooks 01 to 03 measure this machine and print their minutes before they run"
 

@@ -1055,7 +1055,7 @@ def test_two_attempts_chosen_by_half_of_a_problem_s_draws_are_valued_on_the_othe
         picked = [own if half[own] == max(half) else half.index(max(half)) for half in by_hand]
         first = (by_hand[1][picked[0]] + by_hand[0][picked[1]]) / 2
         expected.append([first, (by_hand[0][own] + by_hand[1][own]) / 2])
-    assert len(expected) >= 5 and np.array(expected).T == pytest.approx(mixed)
+    assert len(expected) >= 5 and pytest.approx(mixed) == np.array(expected).T
     gain, low, high = bank.gains()[nb.OVER_MIXTURE]
     assert gain == pytest.approx(np.mean([a - b for a, b in expected])) and low <= gain <= high
 

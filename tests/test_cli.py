@@ -232,6 +232,8 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(
     assert tasks.splitlines()[0].startswith("  0 stage 0  ") and re.search(f"^{size}", tasks, re.MULTILINE)
     demo = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text())["commands"]["make demo"]["seconds"]
     assert f"\ntime      a seed takes {demo / 60:.0f} minutes on two CPU cores; notebooks" in tasks
+    for part in (("--notebooks", "04"), ("-p", "max_episodes=96")):  # what was timed is the whole profile as it is
+        assert "\ntime      not timed; notebooks" in here("reproduce", "--profile", "laptop", "--plan", *part)
     read = json.loads(here("reproduce", "--profile", "laptop", "--plan", "--seeds", "0", "--json"))
     assert len(read["tasks"]) == len(tasks.splitlines()) - 2 and read["to_fetch"][0] == "smollm2-135m"
     assert not (tmp_path / "runs").exists() and not (tmp_path / "empty").exists()

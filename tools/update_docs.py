@@ -1,8 +1,9 @@
 """Write the marked blocks of README.md and docs/ from results/ and the code; ``--check`` exits 1 if one is out of date.
 
 python -m ppo_codet5.reproduce --profile laptop --seeds 0 1 2 --keep results/laptop
+(results/mbpp_coder: as far as the commands in its READMEs; whole it is
 python -m ppo_codet5.reproduce --profile coder -p problems=mbpp.jsonl --seeds 0 1 2 --keep results/mbpp_coder/leak_free
-python -m ppo_codet5.reproduce --profile coder_published -p problems=mbpp.jsonl --seeds 0 1 2 --keep results/mbpp_coder/published
+and the same with coder_published)
 python benchmarks/rollout.py --output results/speed/rollout.json
 python benchmarks/decoders.py --rows 8,24,96 --output results/speed/decoders.json
 python tools/update_docs.py
@@ -282,7 +283,8 @@ def bank() -> str:
                 for name, (value, low, high) in found["gains"].items()
             ),
             "",
-            "In one attempt no mixture beats the best fixed action, so these gains are over both. " + worth(found["gains"]),
+            "In one attempt no mixture beats the best fixed action, so these gains are over both. "
+            + worth(found["gains"]),
             "",
             *in_bank(found.get("agent", [])),
         ]
@@ -485,9 +487,12 @@ def published() -> str:
 def held() -> str:
     """README's sentence on the published scores."""
     record = json.loads((ROOT / "results" / "published" / "humaneval.json").read_text(encoding="utf-8"))
+    cases = record["cases"]
+    int8 = {size: f"; in int8 {score(cases[f'{size}-int8'])}" if f"{size}-int8" in cases else "" for size in cases}
     words = [
-        f"Qwen2.5-Coder {size.upper()} solves {score(case)} % (published for the unquantised weights: {100 * case['published']:.1f})"
-        for size, case in record["cases"].items()
+        f"Qwen2.5-Coder {size.upper()} solves {score(case)} % in {case['dtype']}{int8[size]} (published for the unquantised weights: "
+        f"{100 * case['published']:.1f})"
+        for size, case in cases.items()
         if "-" not in size
     ]
     return (

@@ -222,6 +222,7 @@ def learning_curves(metrics: Mapping[int, Rows], words: str) -> Figure:
             mean = np.mean([line[:shortest] for line in smooth], 0)
             axis.plot(episodes, mean, color="black", linewidth=2.5, label="mean of the seeds")
         axis.set(xlabel="training episodes", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes[1])
     return figure
 
