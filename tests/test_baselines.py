@@ -848,9 +848,19 @@ class Breaking(Coder):
         return super().generate(requests, *each)
 
 
-@pytest.mark.parametrize("strategy", ["random", "schedule", "bandit", "epic", "reflexion"])
-def test_an_interrupted_run_ends_with_the_same_bytes(make: Callable[..., Any], strategy: str) -> None:
+THREE, FIVE = "direct,mutation,rewriting", "direct,mutation,rewriting,repair,stop"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "actions"),
+    [
+        *((name, THREE) for name in ("random", "schedule", "bandit", "epic", "reflexion", "mixture")),
+        *((name, FIVE) for name in ("random", "bandit", "stopping")),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_same_bytes(make: Callable[..., Any], strategy: str, actions: str) -> None:
     few = {"num_envs": 1, "max_episodes": 8, "episodes_per_update": 2, "eval_limit": 9, "memory_scope": "run"}
+    few["actions"] = actions
     whole = make(**few)
     whole.run(strategy, report=quiet)
     calls, kills = len(whole.parts.code.batches), 0

@@ -446,6 +446,7 @@ def test_smollm2_float32_repeats_byte_for_byte_cold_warm_and_killed(server: Fork
 
     tokens = {"max_new_tokens": 24, "rewrite_tokens": 16, "reflection_tokens": 12, "max_steps": 2}
     few = {"train_limit": 3, "eval_limit": 3, "max_episodes": 6, "episodes_per_update": 3, **tokens}
+    few["actions"] = "direct,mutation,rewriting,repair,stop"
     for name, cache, kill in (("cold", "a", False), ("warm", "a", False), ("killed", "b", True), ("none", None, False)):
         changes = {**few, "generation_cache": str(tmp_path / cache) if cache else None}
         while not (tmp_path / name / "summary.json").exists():
