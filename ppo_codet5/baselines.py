@@ -82,7 +82,8 @@ def own_settings(config, strategy):
         elitism = config.epic_elitism and config.epic_variant == "paper"
         sizes = {"epic_population": config.epic_population, "epic_mutants": config.epic_mutants}
         kind = {"epic_variant": config.epic_variant, "epic_elitism": elitism, "actions": ",".join(SINGLE), **sizes}
-        # Its code asks to elaborate, with the types of input and output; a very small model cannot.
+        # Its code (get_completion in generate_first_population.py) asks to elaborate, with the types of input and output;
+        # a very small model cannot.
         style = {} if config.rewrite_style == "sentence" else {"rewrite_style": "elaboration"}
         return {"temperature": 0.0, "rewrite_temperature": 0.9, **kind, **style}
     if strategy == "reflexion":
@@ -122,10 +123,6 @@ class Population:
         fitness = [f for _, f in self.judged]
         kept = fitness.index(max(fitness)) if elitism else draw_parents(fitness, 1, rng)[0]
         return self.judged[kept], [self.judged[i][0] for i in draw_parents(fitness, mutants, rng)]
-
-    def fittest(self, row):
-        """The fittest prompt, the earliest on ties, of those judged and that of the attempt ``row``, with its fitness."""
-        return max([*self.judged, prompt_and_fitness(row)], key=lambda pair: pair[1])
 
 
 class EpicSearch(PromptEditor):
@@ -201,6 +198,7 @@ class PublicEpicSearch(EpicSearch):
     The original prompt is accepted at a fitness of 0.8, the best candidate of a population at 0.6, once all of the
     population is judged. The search ends for all problems alike: when a generation has brought at most 1.5 % of them,
     or after the first population and three generations of mutants. What was not accepted hands in the original's program.
+    Source: its utils.py at 3d6c9bb, run_genetic_algorithm_gensim_, stop_criteria_met and select_final_prompts.
     """
 
     ORIGINAL, CANDIDATE, LEAST_GAIN, GENERATIONS, over = 0.8, 0.6, 0.015, 3, False
@@ -363,7 +361,7 @@ class ReflexionAgent:
     def note(self, episodes, verdicts, limits):
         for episode, verdict in zip(episodes, verdicts, strict=True):
             self.said[episode.key] = verdict_in_words(shown(episode.problem, self.config), verdict)
-            if self.config.reflexion_variant == "public":  # its code hands in the last attempt
+            if self.config.reflexion_variant == "public":  # its code, programming_runs/reflexion.py, hands in the last
                 episode.attempts[-1]["hands_in"] = episode.attempts[-1]["attempt"]
         self.own.judge(episodes, limits)
 
