@@ -11,6 +11,7 @@ the 4-bit files of the same authors, and what that costs is not known beforehand
     0.5b, 1.5b      as the package loads them: dequantised, rounded to bfloat16, computed in --dtype
     *-exact         dequantised in float32 by transformers' own loader, nothing rounded
     *-int8          computed in int8
+    *-plain         asked without the start of the reply, which EvalPlus gives
 
 Each case gives: solved of 164 with a Wilson interval; the same if the block runs as it stands, examples of use and all; what
 400 tokens would have solved; the problems whose replies were cut at --max-tokens. Cases that the output file has are kept, and
@@ -30,7 +31,7 @@ START = (
     "Below is a Python script with a self-contained function that solves the problem and passes corresponding tests:\n"
     "```python\n"
 )
-CASES = ("0.5b", "1.5b", "0.5b-exact", "0.5b-int8", "1.5b-int8")
+CASES = ("0.5b", "1.5b", "0.5b-exact", "0.5b-int8", "0.5b-plain", "1.5b-int8")
 
 
 def rows():
@@ -40,13 +41,13 @@ def rows():
     return [json.loads(line) for line in humaneval().read_text(encoding="utf-8").splitlines()]
 
 
-def request(row, limit):
+def request(row, limit, start=START):
     """The greedy request for one problem. The rule ends it where the block with the function ends."""
     from ppo_codet5.helpers.models import Request
 
     chat = (("user", f"{ASK}\n```\n{row['prompt'].strip()}\n```\n"),)
     greedy = {"seed": 0, "temperature": 0.0, "max_new_tokens": limit}
-    return Request(chat, prefix=START, stop="function", entry_point=row["entry_point"], **greedy)
+    return Request(chat, prefix=start, stop="function", entry_point=row["entry_point"], **greedy)
 
 
 def exact(name, batch_size):
@@ -77,8 +78,10 @@ def generator(case, dtype, batch_size):
 
 
 def block(text, problem):
-    """The block as it stands: from the start of the reply to the first closing fence, examples of use and all."""
-    return text.removeprefix(START).partition("\n```")[0]
+    """The block as it stands: from its opening to the first closing fence, examples of use and all."""
+    begun = text.removeprefix(START)
+    inside = begun if begun != text else text.partition("```")[2].partition("\n")[2]
+    return inside.partition("\n```")[0]
 
 
 def score(case, dtype, batch_size, limit, sandbox):
@@ -89,12 +92,13 @@ def score(case, dtype, batch_size, limit, sandbox):
     published = rows()
     problems = [humaneval_problem(row) for row in published]
     model, began = generator(case, dtype, batch_size), time.monotonic()
-    replies = model.generate([request(row, limit) for row in published])
+    start = "" if case.endswith("-plain") else START
+    replies = model.generate([request(row, limit, start) for row in published])
     seconds = time.monotonic() - began
 
     def shortened(text, tokens=400):
-        ids = model.inner.tokenizer(text.removeprefix(START), add_special_tokens=False).input_ids
-        return START + model.inner.tokenizer.decode(ids[:tokens])
+        ids = model.inner.tokenizer(text.removeprefix(start), add_special_tokens=False).input_ids
+        return start + model.inner.tokenizer.decode(ids[:tokens])
 
     texts = [reply.text for reply in replies]
     ours = _common.solved(problems, texts, sandbox)

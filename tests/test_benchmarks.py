@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import _common
 import decoders
 import int8
+import published
 import rollout
 import scaling
 import wordings
@@ -294,3 +295,12 @@ def test_wordings_counts_what_the_next_attempt_solves_after_each_style(lexicon: 
     once = [1, 0, 0]
     assert solved == {"direct": once, "specification": once, "elaboration": once, "plan": [1, 1, 1]}
     assert found["styles"]["plan"]["gain"][0] == pytest.approx(2 / 3) and found["styles"]["direct"]["gain"][0] == 0
+
+
+@pytest.mark.parametrize("start", [published.START, "Sure:\n```python\n"])
+def test_the_block_as_it_stands_is_what_is_in_the_fences(start: str) -> None:
+    code = "def f(x):\n    return x\n\nprint(f(1))"
+    assert published.block(f"{start}{code}\n```\nThat is all:\n```\nnothing\n```", None) == code
+    row = {"prompt": "def f(x):\n    '''It is x.'''\n", "entry_point": "f"}
+    asked = published.request(row, 9, "")
+    assert asked.prefix == "" and row["prompt"].strip() in asked.prompt[0][1] and asked.temperature == 0

@@ -275,8 +275,7 @@ def test_the_real_small_model_runs_them_all_and_what_is_complete_is_read(tmp_pat
     attempts = (tmp_path / "runs/smoke/01_ppo_codet5/ppo/attempts.jsonl").read_text().splitlines()
     assert len(attempts) <= sum(int(plan[name][0]) for name in ("training", "ppo", "ppo_sampled"))
     logs = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.jsonl")}
-    again = run(tmp_path, "--notebooks", *numbers)
-    check_run(tmp_path, again, *numbers)
-    assert again.stdout.count("is complete: read, not run again") == 6
-    assert again.stdout.count(": complete, read from") == 24  # twelve in each form
+    again = run(tmp_path, "--notebooks", "01", "03")
+    assert again.stdout.count("is complete: read, not run again") == 3
+    assert again.stdout.count(": complete, read from") == 12
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.jsonl")} == logs

@@ -463,7 +463,12 @@ def published() -> str:
     record = json.loads((ROOT / "results" / "published" / "humaneval.json").read_text(encoding="utf-8"))
     cases = record["cases"]
     processors = " and ".join(dict.fromkeys(case["cpu_model"] for case in cases.values()))
-    kinds = {"": "as it is used", "exact": "nothing rounded: transformers' own loader", "int8": "computed in int8"}
+    kinds = {
+        "": "as it is used",
+        "exact": "nothing rounded: transformers' own loader",
+        "int8": "computed in int8",
+        "plain": "the reply not begun for it",
+    }
     others = ("solved_as_it_stands", "solved_with_400_tokens")
     lines = [
         f"HumanEval, {cases['0.5b']['n']} problems, greedy, at most {cases['0.5b']['max_tokens']} tokens, in EvalPlus's chat form (the "
