@@ -23,6 +23,7 @@ NO_MODEL_NEEDS := filelock|huggingface_hub|hypothesis|matplotlib|nbformat|numpy|
 # The tests that load models on the newest transformers that the metadata allows; the pinned one is the oldest.
 NEWEST := $(shell sed -n 's/^ *"\(transformers[^"]*\)",/\1/p' pyproject.toml)
 OF_MODELS := models packing slots widths scripted_decoder embedding trainer
+LONG := $(patsubst %,tests/test_%.py,package coder cluster notebook) # of the slow tests: the others fill the end
 AS_USERS_DO := tests/test_cli.py::test_train_and_eval_exactly_as_the_readme_writes_them
 
 .PHONY: help demo demo-quick test test-slow test-newest test-other-python lint assets clean
@@ -53,7 +54,8 @@ test: assets $(BIN)/.requirements-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: assets $(BIN)/.requirements-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow --durations=12
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow --durations=12 \
+		$(LONG) $(filter-out $(LONG),$(wildcard tests/test_*.py))
 
 test-newest: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m venv .venv-newest
