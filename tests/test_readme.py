@@ -385,6 +385,10 @@ def test_the_published_scores_are_counted_again_and_lie_inside_our_intervals() -
         assert said == pytest.approx([100 * len(ids) / 164, *(100 * bound for bound in bounds)], abs=0.0501)
         assert float(row[2]) == {"0.5b": 61.6, "1.5b": 70.7}[size]  # arXiv 2409.12186v3, table 16
         assert ("-" in name) or said[1] <= float(row[2]) <= said[2]
+    plain, begun = (100 * cases[name]["solved"] / 164 for name in ("0.5b-plain", "0.5b"))
+    assert f"solves {plain:.1f} % where it solves {begun:.1f} with it" in " ".join(
+        (ROOT / "docs/models.md").read_text().split()
+    )
     said_in_readme = re.findall(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", block("held"))
     shown = [cases[name] for size in ("0.5b", "1.5b") for name in (size, f"{size}-int8") if name in cases]
     for numbers, case in zip(said_in_readme, shown, strict=True):

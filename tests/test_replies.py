@@ -141,6 +141,14 @@ def test_a_definition_in_one_block_is_not_patched_from_a_later_one():
     assert cut(f"{first}\n{F}python\ndef g(x):\n    return x\n{F}", "function", "", "f") == first
 
 
+@pytest.mark.parametrize("label", ["python", "python3", "py"])
+def test_the_name_of_the_language_may_stand_below_the_fence(label):
+    """As Qwen2.5-Coder 0.5B writes after a prompt with bare fences."""
+    assert read(f"Sure:\n{F}\n{label}\nimport math\n\n{ADD}\n{F}\nIt adds.", "add") == f"import math\n\n{ADD}"
+    used = f"{label} = 1\n\ndef add(a, b):\n    return a + b * {label}"
+    assert call(read(f"{F}\n{used}\n{F}", "add"), "add", 2, 3) == 5
+
+
 @pytest.mark.parametrize("quotes", ['"""', "'''"])
 def test_a_fence_in_a_string_closes_nothing(quotes):
     body = f"(a, b):\n    {quotes}\n    {F}\n    add(1, 2)\n    {F}\n    {quotes}\n    return a + b\n"

@@ -24,6 +24,8 @@ from .statements import (
     parse,
 )
 
+LANGUAGES = ("python", "python3", "py")
+
 
 def extract_program(reply: str, entry_point: str) -> tuple[str, str]:
     """The program in ``reply`` that defines ``entry_point``, and a note on what had to be done to get it.
@@ -40,6 +42,9 @@ def extract_program(reply: str, entry_point: str) -> tuple[str, str]:
     reader = Reader(entry_point)
     reader.feed(reply)
     blocks = [block for block in reader.finish() if block.statements]
+    for block in blocks:
+        if block.statements[0].text.strip().lower() in LANGUAGES:  # the name of the language, a line below the fence
+            block.statements = block.statements[1:]
     found = _first(blocks, entry_point)
     if found is None and (plain := textwrap.dedent(NEWLINE.sub("\n", reply))) != reply and not blocks:
         blocks = [code_of(plain)]  # all of it is indented
