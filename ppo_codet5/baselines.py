@@ -644,6 +644,20 @@ def means(values, problems):
 OVER_MIXTURE = "the problem, two attempts, over the best fixed mixture"
 
 
+def mixed_by_problem(bank, counts, tasks, fixed):
+    """Shares solved by two attempts [2, P]: of the kinds that half of a problem's lines are best by, valued on the other
+    half, and of the mixtures ``fixed`` [tasks]; of the problems with four lines or more."""
+    found = []
+    for task, own in zip(tasks, fixed, strict=True):
+        lines = np.array([[all(row["scored_mask"]) for row in line] for line in bank.after[task]])
+        halves = [[1 - all_fail(h.sum(0), len(h), c) for c in counts] for h in (lines[::2], lines[1::2]) if len(h) > 1]
+        if len(halves) == 2:
+            best = [own if half[own] == max(half) else int(np.argmax(half)) for half in halves]
+            (a, b), pairs = halves, (best, (own, own))
+            found.append([(b[m] + a[n]) / 2 for m, n in pairs])
+    return np.array(found).reshape(-1, 2).T
+
+
 class Bank:
     """The draws of a bank by problem. ``first`` {task id: [draws, actions]} and ``after`` {task id: [failures, actions]}
     hold the rows of the attempts, those after one failure in one line; no repair among the first (None)."""
@@ -674,21 +688,6 @@ class Bank:
         lines = {t: np.array(found) for t, found in lines.items() if len(found) >= size}
         solved = [[1 - all_fail(found.sum(0), len(found), c) for c in counts] for found in lines.values()]
         return counts, np.array(list(lines)), np.array(solved).reshape(-1, len(counts))
-
-    def mixed_by_problem(self, counts, tasks, fixed):
-        """Shares solved by two attempts [2, P]: of the kinds that half of a problem's lines are best by, valued on the other
-        half, and of the mixtures ``fixed`` [tasks]; of the problems with four lines or more."""
-        found = []
-        for task, own in zip(tasks, fixed, strict=True):
-            lines = np.array([[all(row["scored_mask"]) for row in line] for line in self.after[task]])
-            halves = [
-                [1 - all_fail(h.sum(0), len(h), c) for c in counts] for h in (lines[::2], lines[1::2]) if len(h) > 1
-            ]
-            if len(halves) == 2:
-                best = [own if half[own] == max(half) else int(np.argmax(half)) for half in halves]
-                (a, b), pairs = halves, (best, (own, own))
-                found.append([(b[m] + a[n]) / 2 for m, n in pairs])
-        return np.array(found).reshape(-1, 2).T
 
     def record(self):
         """What the bank says, as plain numbers: rates, and gains of choices in shares with 95 % intervals."""
@@ -723,7 +722,7 @@ class Bank:
             one = np.array(pure)[crossed(solved[:, pure], tasks)]
             pairs = solved[rows, best][None], solved[rows, one][None]
             gains["a fixed mixture, two attempts"] = statistics.paired_bootstrap(*pairs)
-            if len((mixed := self.mixed_by_problem(counts, tasks, best)).T) >= FOLDS:
+            if len((mixed := mixed_by_problem(self, counts, tasks, best)).T) >= FOLDS:
                 gains[OVER_MIXTURE] = statistics.paired_bootstrap(mixed[:1], mixed[1:])
         return gains
 

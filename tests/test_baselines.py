@@ -1055,7 +1055,7 @@ def test_two_attempts_chosen_by_half_of_a_problem_s_draws_are_valued_on_the_othe
     nb, bank = banked(make)
     counts, tasks, solved = bank.mixtures()
     fixed = nb.crossed(solved, tasks)
-    mixed = bank.mixed_by_problem(counts, tasks, fixed)
+    mixed = nb.mixed_by_problem(bank, counts, tasks, fixed)
     expected = []
     for task, own in zip(tasks, fixed, strict=True):
         lines = [[all(row["scored_mask"]) for row in line] for line in bank.after[task]]
