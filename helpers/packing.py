@@ -61,6 +61,9 @@ class Int8Linear(nn.Module):
     and the last one are two rows, to the same sums, about as fast as float32 in a quarter of its memory.
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
     shift: torch.Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -97,10 +100,17 @@ class Int8Linear(nn.Module):
 
     def sums(self, whole: torch.Tensor, zero: int) -> torch.Tensor:
         """Sums of weight times activation in the scale of the weight; ``zero`` is the byte that stands for 0."""
-        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            whole, 1.0, zero, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y
+        return byte_products(whole, zero, self.weight, self.scale, self.zero)
+
+
+def byte_products(
+    whole: torch.Tensor, zero: int, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor
+) -> torch.Tensor:
+    """oneDNN's product of bytes, of which ``zero`` stands for 0, with laid out int8 weights; summed, scaled, float32."""
+    y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        whole, 1.0, zero, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return y
 
 
 @functools.cache
@@ -108,10 +118,7 @@ def sums_bytes_exactly() -> bool:
     """Whether oneDNN's products of bytes fit where this CPU adds them up."""
     ones = torch.ones(64, 64)
     weight = torch.ops.onednn.qlinear_prepack(ones.to(torch.int8) * 127, None)
-    y = torch.ops.onednn.qlinear_pointwise(
-        (ones * 255).to(torch.uint8), 1.0, 0, weight, ones[0], torch.zeros(64, dtype=torch.int64),
-        None, 1.0, 0, torch.float32, "none", [], "",
-    )  # fmt: skip
+    y = byte_products((ones * 255).to(torch.uint8), 0, weight, ones[0], torch.zeros(64, dtype=torch.int64))
     return bool((y == 64 * 127 * 255).all())
 
 

@@ -653,8 +653,8 @@ def mixed_by_problem(bank, counts, tasks, fixed):
         halves = [[1 - all_fail(h.sum(0), len(h), c) for c in counts] for h in (lines[::2], lines[1::2]) if len(h) > 1]
         if len(halves) == 2:
             best = [own if half[own] == max(half) else int(np.argmax(half)) for half in halves]
-            (a, b), pairs = halves, (best, (own, own))
-            found.append([(b[m] + a[n]) / 2 for m, n in pairs])
+            first, second = halves
+            found.append([(second[m] + first[n]) / 2 for m, n in (best, (own, own))])
     return np.array(found).reshape(-1, 2).T
 
 

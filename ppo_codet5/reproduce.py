@@ -36,7 +36,8 @@ KEPT = "# What made these results"  # how the README of kept results begins
 def run(args: argparse.Namespace) -> int:
     """Plan, check everything, run, report; 1 if a task failed."""
     started = time.monotonic()
-    values = {**as_parameters(load_profile(args.profile)), **as_parameters(overrides(args.parameter))}
+    given = as_parameters(overrides(args.parameter))
+    values = {**as_parameters(load_profile(args.profile)), **given}
     side_by_side = args.jobs > 1 or args.ray is not None
     split = side_by_side or args.cell is not None or args.dry_run
     tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split, parameter_names())
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             "the model itself, as the tasks run side by side already"
         )
     ours = [parameters for parameters in full if "problems" in parameters]
-    changed = as_parameters(overrides(args.parameter)).keys() - {"problems"}  # the same problems from another place
+    changed = given.keys() - {"problems"}  # the same problems from another place
     whole = args.profile if not args.notebooks and not changed and args.cell is None else ""
     check_inputs(ours)
     check_folders(ours)
