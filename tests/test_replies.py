@@ -390,6 +390,12 @@ def test_a_block_ends_with_its_fence_and_not_before(rest: str) -> None:
     )
 
 
+def test_code_ends_before_the_first_of_several_fences_in_its_line() -> None:
+    text = f"def f(def {F}def {F}\n{F}"
+    assert cut(text, "function", "def f(", "f") == "def f(def "
+    assert extract_program(text, "f") == extract_program("def f(def ", "f") == ("def f(def ", "missing")
+
+
 def test_without_a_name_any_function_will_do() -> None:
     usage = f"{F}bash\nls\n{F}\n{F}python\nx = 1\n{F}\n"
     assert cut(f"{usage}{F}python\n{ADD}\n{F}\nMore.", "function") == f"{usage}{F}python\n{ADD}\n{F}"

@@ -117,7 +117,8 @@ class Reader:
             lexer = Lexer() if self._bare.starts(line) else replace(self._bare.lexer)
             masked = lexer.mask(line)
         opening = _OPENING.search(masked)
-        before = line[: opening.start()] if opening else line
+        first = re.search("`{3}|$", masked[: opening.start()] if opening else masked).start()  # type: ignore[union-attr]
+        before = line[:first] if opening else line
         if fresh and (before.strip() or not opening):
             self._add_bare(before, at)
             if self.end is not None:
@@ -128,7 +129,7 @@ class Reader:
             self.blocks.clear()
             self._bare = Code()
         elif self._bare.copy().defines(self.entry_point):
-            self.end = at + (opening.start() if before.strip() else 0)
+            self.end = at + (first if before.strip() else 0)
         elif opening["draft"]:
             self._mode = "draft"
         else:
