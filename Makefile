@@ -24,7 +24,8 @@ NO_MODEL_NEEDS := filelock|huggingface_hub|hypothesis|matplotlib|nbformat|numpy|
 NEWEST := $(shell sed -n 's/^ *"\(transformers[^"]*\)",/\1/p' pyproject.toml)
 OF_MODELS := models packing slots widths scripted_decoder embedding trainer
 LONG := $(patsubst %,tests/test_%.py,package coder cluster notebook) # of the slow tests: the others fill the end
-AS_USERS_DO := tests/test_cli.py::test_train_and_eval_exactly_as_the_readme_writes_them
+AS_USERS_DO := tests/test_cli.py::test_train_and_eval_exactly_as_the_readme_writes_them \
+	tests/test_notebook.py::test_it_runs_headless_with_a_chat_model_that_writes_more_of_its_reply
 
 .PHONY: help demo demo-quick test test-slow test-newest test-other-python lint assets clean
 

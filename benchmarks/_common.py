@@ -180,17 +180,23 @@ def process_tree():
     return found
 
 
-def peak_memory_mb():
-    """Peak resident memory of this process and its sandbox workers, summed, in MB: an upper bound of their common peak.
-
-    Not ``ru_maxrss``, which a child inherits from its parent.
-    """
+def resident_mb(field="VmRSS"):
+    """Resident memory of this process and its sandbox workers, summed, in MB (of 10^6 bytes): now, or as ``field`` says."""
     total = 0.0
     for pid in process_tree():
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-            total += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0) / 1000
+            kibibytes = (int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:"))
+            total += next(kibibytes, 0) * 1024 / 1e6
     return total
+
+
+def peak_memory_mb():
+    """Peak resident memory of this process and its sandbox workers: an upper bound of their common peak.
+
+    Not ``ru_maxrss``, which a child inherits from its parent.
+    """
+    return resident_mb("VmHWM")
 
 
 def core_seconds():

@@ -203,8 +203,10 @@ def _train(args: argparse.Namespace) -> int:
     values = vars(config.to_parameters())
     if args.plan:
         grid.check_inputs([values])
-        print(_plan(values, args.output_dir, args.control))
-        return 0
+        to_fetch = reproduce.to_fetch([values])
+        print(_plan(values, args.output_dir, args.control, to_fetch), flush=True)
+        if to_fetch:  # nothing is fetched for a plan
+            return 0
     progress = _Progress()
     show = progress if config.log_level in ("DEBUG", "INFO") else lambda line: None
     trainer = _trainer(config, show)
@@ -213,14 +215,20 @@ def _train(args: argparse.Namespace) -> int:
 
     runs = {"ppo": args.output_dir} | {name: args.output_dir / name for name in args.control}
     done = {name for name, folder in runs.items() if finished(folder, trainer.identity(name, trainer.scored))}
-    if done != runs.keys():
+    to_do = [name for name in runs if name not in done]
+    if args.plan:
+        if to_do:
+            _load(trainer, show)
+            print(_minutes(trainer, to_do))
+        return 0
+    if to_do:
         check_writable(args.output_dir)
     try:
         _load(trainer, show)
         if "ppo" not in done:
             show(f"training: {config.training.max_episodes} episodes, on {len(trainer.problems['train'])} problems")
             if show is progress:  # somebody reads it: it takes some seconds
-                show(_minutes(trainer, [name for name in runs if name not in done]))
+                show(_minutes(trainer, to_do))
             progress.start(config.training.max_episodes // config.training.episodes_per_update)
         scores = trainer.train(args.output_dir, report=show)["scores"]
         for name in args.control:
@@ -248,8 +256,8 @@ def _minutes(trainer: PPOCodeT5Trainer, to_do: list[str]) -> str:
     return agent_plan(trainer, to_do, probe(trainer.config, trainer.parts, some))
 
 
-def _plan(values: dict[str, Any], folder: Path, controls: list[str]) -> str:
-    """What training with these parameters would do."""
+def _plan(values: dict[str, Any], folder: Path, controls: list[str], to_fetch: list[str]) -> str:
+    """What training with these parameters would do, all but its minutes."""
     from ppo_codet5.helpers.problems import load_problems
 
     train, *_, score = (len(load_problems(*source)) for source in grid.problem_sources(values))
@@ -263,9 +271,11 @@ def _plan(values: dict[str, Any], folder: Path, controls: list[str]) -> str:
         "training": f"{updates} updates of {values['episodes_per_update']} episodes, at most {budget} generations each: "
         f"{values['max_episodes'] * budget}",
         "scoring": f"{', '.join(ways)}, at most {budget} generations a problem: {len(ways) * score * budget}",
-        "minutes": "of this machine, measured and printed once the models are loaded, before training",
-        "to fetch": reproduce.words(reproduce.to_fetch([values])),
+        "to fetch": reproduce.words(to_fetch),
         "directory": f"{folder}: {state}",
+        "minutes": "once all is fetched, measured and printed before training"
+        if to_fetch
+        else "of all from its start, as the models do on this machine:",
     }
     return "\n".join(f"{name:9s} {text}" for name, text in lines.items())
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import _common
 import decoders
 import int8
+import memory
 import published
 import rollout
 import scaling
@@ -213,6 +214,21 @@ def test_the_floor_counts_equal_starts_of_prompts_once(model: str) -> None:
     seen = sum(range(1, len(ids[1]) + 1)) + sum(range(2, len(ids[2]) + 1)) + read
     fed = work["new_prompt_tokens"] + sum(written) - 4
     assert work["flops"] == 2 * body * fed + 2 * head * sum(written) + 4 * 2 * 4 * 12 * seen
+
+
+def test_memory(in_process: None, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "memory.json"
+    changes = ["--set", settings(model, dtype="float32", rewrite_style="sentence")]
+    main(memory, monkeypatch, "--rows", "3", *changes, "--output", str(output))
+    record = json.loads(output.read_text())
+    assert (record["rows"], record["code_model"], record["dtype"]) == (3, model, "float32")
+    assert list(record["stages"]) == ["loaded", "3 written and rewritten"]
+    loaded, worked = record["stages"].values()
+    assert 50 < loaded["resident_mb"] <= loaded["peak_mb"] <= worked["peak_mb"] < 20_000
+    held = bytearray(200_000_000)  # what the kernel says of this process goes up by what it takes
+    held[::4096] = b"x" * len(held[::4096])
+    assert _common.resident_mb() > worked["resident_mb"] + 150
+    del held
 
 
 def test_flat_or_falling() -> None:

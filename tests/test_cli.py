@@ -24,6 +24,9 @@ from ppo_codet5.config import Config
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+EMPTY = {
+    "PPO_CODET5_CACHE": "nothing is here"
+}  # nothing is fetched for a plan, and without the models nothing is loaded
 
 
 def command(*arguments: str) -> list[str]:
@@ -102,7 +105,8 @@ HEAVY = {"torch", "transformers", "gensim", "nltk", "matplotlib", "sentence_tran
 )
 def test_what_needs_no_model_loads_no_heavy_library(code: str, tmp_path: Path) -> None:
     code += f"\nimport sys\nassert not {HEAVY} & sys.modules.keys(), {HEAVY} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    line = [sys.executable, "-c", code]
+    subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT | EMPTY, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_config_writes_all_settings_and_keeps_a_file_that_is_there(tmp_path: Path, says: Callable[..., str]) -> None:
@@ -213,6 +217,7 @@ def test_the_controls_of_the_command_are_those_of_the_method() -> None:
 def test_a_plan_says_what_would_be_done_and_does_nothing(
     tmp_path: Path, here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
     line = ("train", "--profile", "laptop", "--output-dir", "run", "--plan")
     few = ("max_episodes=96", "episodes_per_update=48", "max_steps=4", "eval_samples=20")
     out = here(*line, *(part for name in few for part in ("--set", name)), "--control", "random")
@@ -220,14 +225,14 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(
     assert re.search(r"^problems  \d+ to train on, 20 to score; visible asserts: 1$", out, re.MULTILINE)
     assert "training  2 updates of 48 episodes, at most 4 generations each: 384\n" in out
     assert "scoring   ppo, ppo_sampled, random, at most 4 generations a problem: 240\n" in out
-    assert out.endswith("directory run: new\n") and list(tmp_path.iterdir()) == []
+    size = r"to fetch  smollm2-135m, minilm, glove, wordnet, tagger: 280 MB, to .*empty$"
+    assert re.search(f"^{size}", out, re.MULTILINE)
+    once = "\nminutes   once all is fetched, measured and printed before training\n"
+    assert out.endswith(f"\ndirectory run: new{once}") and list(tmp_path.iterdir()) == []
     (tmp_path / "run").mkdir()
     for name, state in (("checkpoint.pt", "goes on from its checkpoint"), ("summary.json", "complete, will be read")):
         (tmp_path / "run" / name).touch()
-        assert here(*line).endswith(f"directory run: {state}\n")
-    monkeypatch.setenv("PPO_CODET5_CACHE", str(tmp_path / "empty"))
-    size = r"to fetch  smollm2-135m, minilm, glove, wordnet, tagger: 280 MB, to .*empty$"
-    assert re.search(f"^{size}", here(*line), re.MULTILINE)
+        assert here(*line).endswith(f"\ndirectory run: {state}{once}")
     tasks = here("reproduce", "--profile", "laptop", "--plan", "--seeds", "0")
     assert tasks.splitlines()[0].startswith("  0 stage 0  ") and re.search(f"^{size}", tasks, re.MULTILINE)
     demo = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text())["commands"]["make demo"]["seconds"]
@@ -239,8 +244,29 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(
     assert not (tmp_path / "runs").exists() and not (tmp_path / "empty").exists()
 
 
-def test_both_vocabularies_are_one(here: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_has_the_minutes_where_nothing_is_to_be_fetched(
+    tmp_path: Path, config: Callable[..., str], here: Callable[..., str]
+) -> None:
+    line = ("train", "--config", config(), "--output-dir", "run", "--control", "random")
+    out = here(*line, "--plan")
+    assert (
+        out.index("minutes   of all") < out.index("loading PyTorch") < out.index("loading /") < out.index("LLM calls")
+    )
+    table = {row[0]: row[1:] for row in map(str.split, out.partition("LLM calls")[2].splitlines()[1:])}
+    assert table.keys() == {"training", "ppo", "ppo_sampled", "random", "sum"}
+    assert table["training"][0] == "24" and table["ppo"] == table["random"]  # 12 episodes, 4 problems, 2 generations
+    minutes = [float(row[-1]) for row in table.values()]
+    assert minutes[-1] > 0 and sum(minutes[:-1]) == pytest.approx(minutes[-1], abs=0.05 * len(minutes))
+    assert not (tmp_path / "run").exists()
+    here(*line)
+    assert "LLM calls" not in here(*line, "--plan")  # complete
+
+
+def test_both_vocabularies_are_one(
+    here: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A setting may be given by its name in a config and by that in the notebooks, to train and to reproduce."""
+    monkeypatch.setenv(*next(iter(EMPTY.items())))
     plan = ("train", "--profile", "laptop", "--output-dir", "run", "--plan", "--set")
     first, *others = (
         here(*plan, f"{name}=3") for name in ("training.max_steps_per_episode", "max_steps_per_episode", "max_steps")

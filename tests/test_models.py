@@ -577,7 +577,7 @@ def test_smollm2_text_depends_on_the_request_alone() -> None:
 def test_smollm2_bfloat16_divergence_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     half = load_generator("smollm2-135m", dtype="bfloat16", device="cpu", batch_size=4)
-    requests = smollm2_requests(4)
+    requests = [replace(request, max_new_tokens=16) for request in smollm2_requests(4)]
     together, alone = half.generate(requests), [half.generate([request])[0] for request in requests]
     same = sum(a == b for a, b in zip(together, alone, strict=True))
     with capsys.disabled():

@@ -311,7 +311,8 @@ def test_a_bank_is_no_row_and_gives_unbiased_pass_at_k(tmp_path):
                     for its in sets
                 ]
                 assert mean == pytest.approx(fmean(right)) and low <= mean <= high
-        assert "direct generation" in findings.bank_says(curves)
+        (said,) = findings.bank_says({"seed 0": curves}).splitlines()
+        assert "seed 0, pass@1 is by direct generation " in said and said.count("pass@4") == 3
 
 
 def test_what_single_methods_report_stands_under_the_costs(tmp_path):
@@ -1008,8 +1009,12 @@ def test_seeds_have_colours_of_their_own_and_one_band_is_that_of_the_first():
         assert len({line.get_color() for line in axis.lines}) == len(axis.lines) == 11 and axis.get_title()
     assert figure.axes[0].lines[-1].get_ydata().tolist() == pytest.approx([10, 15, 20])  # the mean, running
     points = [(k, 0.1 * k, 0.0, 1.0) for k in (1, 2)]
-    figure = figures.pass_at_k({"direct": points, "mutation": points, "rewriting": [(1, 0.3, 0, 1)]}, "over what")
-    assert drawn(figure) == [(["direct (band)", "mutation = direct", "rewriting"], 1)] and figure.axes[0].get_title()
+    curves = {"direct": points, "mutation": points, "rewriting": [(1, 0.3, 0, 1)]}
+    figure = figures.pass_at_k({"seed 0": curves, "seed 1": {"direct": points}}, "over what")
+    assert drawn(figure) == [(["direct (band)", "mutation = direct", "rewriting"], 1), (["direct (band)"], 1)]
+    first, second = figure.axes
+    assert first.get_title().endswith("seed 0") and second.get_title().endswith("seed 1")
+    assert first.get_ylim() == second.get_ylim()
     figure = figures.coverage([(1, 0.2, 0.3), (2, 0.3, 0.4)], "over what")
     upper, lower = (line.get_ydata().tolist() for line in figure.axes[0].lines)
     assert (lower, upper) == (pytest.approx([20, 30]), pytest.approx([30, 40])) and figure.axes[0].get_title()
@@ -1078,10 +1083,7 @@ def test_committed_outputs_are_of_the_committed_results():
     compared = tables.comparison_table(tables.comparisons(columns, 0, 10_000))
     for table in (tables.cost_table(columns), tables.seed_table(columns), compared):
         assert table.markdown() in text
-    banks = [
-        path for path in (ROOT / "results" / "laptop").rglob("config.json") if path.parent.name.startswith("bank_")
-    ]
-    assert figures == 6 * len(columns) + len(banks)
+    assert figures == 7 * len(columns)  # the seventh has a panel for each seed's bank
 
 
 # Between the notebooks

@@ -15,10 +15,10 @@ from ppo_codet5.helpers.problems import load_tasks
 from ppo_codet5.helpers.runs import RunError, read_rows
 from ppo_codet5.helpers.sandbox import Sandbox
 from scripted import STARTER, Coder, Scripted, small
-from test_cli import models, run  # noqa: F401 - a fixture
+from test_cli import here, models, run  # noqa: F401 - fixtures
 from test_problems import task_file
 
-from ppo_codet5 import baselines, grid, notebooks
+from ppo_codet5 import baselines, cli, grid, notebooks
 from ppo_codet5.core import Parts, PPOCodeT5Trainer, load_agent
 from ppo_codet5.solving import solve, table
 
@@ -206,26 +206,32 @@ def test_a_folder_belongs_to_its_tasks_agent_and_strategy(own: Path, agent: Any,
 # The command
 
 
-def test_the_command_solves_with_an_agent_and_without(models: Path, own: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_solves_with_an_agent_and_without(
+    models: Path,  # noqa: F811
+    own: Path,
+    tmp_path: Path,
+    here: Callable[..., str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     tiny = [f"codet5_model={models / 'coder'}", f"rewriter_model={models / 'rewriter'}", "torch_dtype=float32"]
     sets = [part for pair in (*tiny, "generation_cache=null", "max_new_tokens=8") for part in ("--set", pair)]
     few = ["--set", "max_episodes=4", "--set", "episodes_per_update=4", "--set", "eval_limit=2"]
-    run(tmp_path, "train", "--profile", "smoke", "--output-dir", "trained", *sets, *few)
+    here("train", "--profile", "smoke", "--output-dir", "trained", *sets, *few)
     solved = ["solve", "tasks.jsonl", "--budget", "2", "--json"]
     done = run(tmp_path, *solved, "--checkpoint", "trained/final_model.pt", "--output-dir", "a")
     rows = json.loads(done.stdout)
     assert [row["task_id"] for row in rows] == [1, 2, 3, 4, 5, 6] and "ppo on 6 tasks, at most 2 gener" in done.stderr
     assert all(row["cost"]["generations"] == 2 and not row["solved"] for row in rows)  # of weights that say nothing
     assert len(list((tmp_path / "a" / "programs").glob("*.py"))) == 6
-    assert run(tmp_path, *solved, "--checkpoint", "trained/final_model.pt", "--output-dir", "a").stdout == done.stdout
+    assert here(*solved, "--checkpoint", "trained/final_model.pt", "--output-dir", "a") == done.stdout
     other = ("--profile", "smoke", "--set", "actions=direct,mutation,repair")
-    refused = run(tmp_path, *solved, "--checkpoint", "trained/final_model.pt", "--output-dir", "c", *other, rc=1).stderr
+    assert cli.main([*solved, "--checkpoint", "trained/final_model.pt", "--output-dir", "c", *other]) == 1
     assert (
         "was trained with actions = 'direct,mutation,rewriting', and the settings say 'direct,mutation,repair'"
-        in refused
+        in capsys.readouterr().err
     )
     assert not (tmp_path / "c").exists()
-    plain = run(tmp_path, *solved[:-1], "--profile", "smoke", "--strategy", "epic", "--output-dir", "b", *sets).stdout
+    plain = here(*solved[:-1], "--profile", "smoke", "--strategy", "epic", "--output-dir", "b", *sets)
     assert (
         "task 6: not solved after 2 generations" in plain and "0 of 6 solved" in plain and "b/solutions.jsonl" in plain
     )
@@ -250,10 +256,16 @@ def test_the_command_solves_with_an_agent_and_without(models: Path, own: Path, t
     ],
 )
 def test_what_cannot_be_solved_is_one_sentence(
-    arguments: tuple[str, ...], said: str, own: Path, tmp_path: Path
+    arguments: tuple[str, ...],
+    said: str,
+    own: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    done = run(tmp_path, "solve", *arguments, "--output-dir", "run", rc=1)
-    (line,) = done.stderr.splitlines()
+    assert cli.main(["solve", *arguments, "--output-dir", "run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and re.search(said, line)
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -534,6 +534,18 @@ def forms() -> str:
     return "\n".join(lines)
 
 
+def memory() -> str:
+    """What one process with both models of a profile takes (``benchmarks/memory.py``)."""
+    record = json.loads((ROOT / "results" / "speed" / "memory.json").read_text(encoding="utf-8"))
+    loaded, worked = record["stages"].values()
+    resident, peak = (f"{loaded[kind] / 1000:.1f} GB" for kind in ("resident_mb", "peak_mb"))
+    return (
+        f"{record['code_model']} and {record['rewriter_model']} in {record['dtype']}, in one process with its sandbox: {resident} once "
+        f"both are loaded, {peak} at most while they are; {worked['resident_mb'] / 1000:.1f} GB after each has worked on a batch of "
+        f"{record['rows']}, {worked['peak_mb'] / 1000:.1f} GB at most in all (`benchmarks/memory.py`)."
+    )
+
+
 def int8() -> str:
     """What int8 changes in greedy first attempts on problems that no table scores."""
     models = json.loads((ROOT / "results" / "published" / "int8.json").read_text(encoding="utf-8"))["models"]
@@ -590,7 +602,7 @@ BLOCKS = {
         "bank": bank,
         "choice": choice,
     },
-    "docs/models.md": {"published": published, "forms": forms, "int8": int8},
+    "docs/models.md": {"published": published, "forms": forms, "memory": memory, "int8": int8},
     "docs/running.md": {"minutes": minutes, "results": results},
     "docs/scaling.md": {"cluster": cluster},
     "docs/settings.md": {"settings": Config().table},

@@ -296,20 +296,24 @@ def coverage(bounds: Sequence[tuple[int, float, float]], words: str) -> Figure:
     return figure
 
 
-def pass_at_k(curves: Mapping[str, Sequence[tuple[int, float, float, float]]], words: str) -> Figure:
-    """Unbiased pass@k of each action's first attempts in the bank, with the band of the first."""
-    figure, (axis,) = _axes("pass@k of the bank's first attempts", words=words)
-    labels = _on_top({name: [point[1] for point in points] for name, points in curves.items()})
-    for i, (name, points) in enumerate(curves.items()):
-        k, share, low, high = np.array(points).T
-        line, label = labels[name]
-        style = {"marker": MARKERS[i], "linestyle": LINES[i] if line == "-" else line, "color": COLOURS[i]}
-        axis.plot(k, 100 * share, label=label + " (band)" * (i == 0), **style)
-        if i == 0:
-            axis.fill_between(k, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
-    axis.set(xlabel="draws k", ylabel="pass@k (%)")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    _legend(axis, beside=False)
+def pass_at_k(banks: Mapping[str, Mapping[str, Sequence[tuple[int, float, float, float]]]], words: str) -> Figure:
+    """Unbiased pass@k of each action's first attempts, a panel for each bank by its name, with the band of the first."""
+    titles = [f"pass@k of the bank, {name}" for name in banks]
+    figure, axes = _axes(*titles, width=max(6.4, 3.6 * len(banks)), words=words)
+    for axis, curves in zip(axes, banks.values(), strict=True):
+        labels = _on_top({name: [point[1] for point in points] for name, points in curves.items()})
+        for i, (name, points) in enumerate(curves.items()):
+            k, share, low, high = np.array(points).T
+            line, label = labels[name]
+            style = {"marker": MARKERS[i], "linestyle": LINES[i] if line == "-" else line, "color": COLOURS[i]}
+            axis.plot(k, 100 * share, label=label + " (band)" * (i == 0), **style)
+            if i == 0:
+                axis.fill_between(k, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
+        axis.sharey(axes[0])
+        axis.set(xlabel="draws k")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        _legend(axis, beside=False)
+    axes[0].set(ylabel="first attempts (%)")
     return figure
 
 

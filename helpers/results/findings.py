@@ -287,13 +287,16 @@ def bank_curves(bank: RunDir, seed: int, resamples: int) -> dict[str, list[tuple
     return curves
 
 
-def bank_says(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> str:
-    """pass@1 and the last pass@k of each action."""
-    said = (
-        f"{name} {_share(points[0][1])}, pass@{points[-1][0]} {_share(points[-1][1])}"
-        for name, points in curves.items()
-    )
-    return f"Of the bank's training problems, pass@1 is by {'; '.join(said)}."
+def bank_says(banks: Mapping[str, Mapping[str, Sequence[tuple[int, float, float, float]]]]) -> str:
+    """pass@1 and the last pass@k of each action, for each bank by its name."""
+    lines = []
+    for title, curves in banks.items():
+        said = (
+            f"{name} {_share(points[0][1])}, pass@{points[-1][0]} {_share(points[-1][1])}"
+            for name, points in curves.items()
+        )
+        lines.append(f"Of the bank's training problems, {title}, pass@1 is by {'; '.join(said)}.")
+    return " ".join(lines)
 
 
 def bank_numbers(bank: RunDir) -> Iterator[str]:
