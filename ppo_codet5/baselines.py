@@ -631,7 +631,7 @@ def gained(chosen, values, problems):
 
 def all_fail(right, draws, counts):
     """Probability that ``counts[a]`` draws of each action a all fail, unbiased; ``right[a]`` of ``draws`` are right."""
-    shares = [comb(draws - c, n) / comb(draws, n) for c, n in zip(right, counts, strict=True)]
+    shares = [comb(draws - int(c), n) / comb(draws, n) for c, n in zip(right, counts, strict=True)]
     return float(np.prod(shares))
 
 
@@ -649,7 +649,7 @@ def mixed_by_problem(bank, counts, tasks, fixed):
     half, and of the mixtures ``fixed`` [tasks]; of the problems with four lines or more."""
     found = []
     for task, own in zip(tasks, fixed, strict=True):
-        lines = np.array([[all(row["scored_mask"]) for row in line] for line in bank.after[task]])
+        lines = bank.right[bank.problems == task]
         halves = [[1 - all_fail(h.sum(0), len(h), c) for c in counts] for h in (lines[::2], lines[1::2]) if len(h) > 1]
         if len(halves) == 2:
             best = [own if half[own] == max(half) else int(np.argmax(half)) for half in halves]
@@ -684,8 +684,8 @@ class Bank:
     def mixtures(self, size=2):
         """Attempts of each kind, ``size`` in all, and the share of problems that they solve after a failure [P, M]."""
         counts = [c for c in itertools.product(range(size + 1), repeat=len(self.names)) if sum(c) == size]
-        lines = {t: [[all(row["scored_mask"]) for row in line] for line in self.after[t]] for t in self.after}
-        lines = {t: np.array(found) for t, found in lines.items() if len(found) >= size}
+        lines = {task: self.right[self.problems == task] for task in self.after}
+        lines = {task: found for task, found in lines.items() if len(found) >= size}
         solved = [[1 - all_fail(found.sum(0), len(found), c) for c in counts] for found in lines.values()]
         return counts, np.array(list(lines)), np.array(solved).reshape(-1, len(counts))
 

@@ -10,7 +10,8 @@ import re
 import warnings
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -238,51 +239,67 @@ class Lexicon:
 
     @cached_property
     def _tagger(self) -> PerceptronTagger:
-        from nltk.tag.perceptron import PerceptronTagger
-
-        folder = assets.perceptron_tagger()
-        parts = (
-            json.loads((folder / f"averaged_perceptron_tagger_eng.{part}.json").read_text(encoding="utf-8"))
-            for part in ("weights", "tagdict", "classes")
-        )
-        tagger = PerceptronTagger(load=False)
-        tagger.decode_json_params(parts)
-        return tagger
+        return _load_tagger(assets.perceptron_tagger())
 
     @cached_property
     def _wordnet(self) -> WordNetCorpusReader:
-        import nltk
-        from nltk.corpus.reader.wordnet import WordNetCorpusReader
-
-        folder = assets.wordnet()
-        if (data := str(folder.parent.parent)) not in nltk.data.path:
-            nltk.data.path.append(data)  # NLTK refuses to read files that are not under its data path
-
-        class EnglishWordNet(WordNetCorpusReader):
-            def map_wn(self, version: str = "wordnet") -> None:
-                """No mapping to other languages' wordnets: building it takes seconds and files we have no use for."""
-
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The multilingual functions are not available")
-            return EnglishWordNet(str(folder), None)
+        return _load_wordnet(assets.wordnet())
 
     @cached_property
     def _seen(self) -> dict[str, dict[str, int]]:
-        """By part of speech and lemma, how many of its senses were seen in tagged text, if that is more than one."""
-        seen: dict[str, dict[str, int]] = {}
-        for pos, name in _WORDNET_FILES.items():
-            lines = (assets.wordnet() / f"index.{name}").read_text(encoding="utf-8").splitlines()
-            # wndb(5WN): lemma, pos, synset_cnt, ..., tagsense_cnt, and as many offsets as there are synsets
-            fields = (line.split() for line in lines if not line.startswith(" "))  # a licence on top
-            counts = ((field[0], int(field[-1 - int(field[2])])) for field in fields)
-            seen[pos] = {lemma: count for lemma, count in counts if count > 1}
-        return seen
+        return _load_seen(assets.wordnet())
 
     @cached_property
     def _vectors(self) -> KeyedVectors:
         from gensim.models import KeyedVectors
 
         return KeyedVectors.load(str(assets.word_vectors(self.word_vectors)), mmap="r")
+
+
+# Seconds each: once for all lexicons of a process.
+
+
+@cache
+def _load_tagger(folder: Path) -> PerceptronTagger:
+    from nltk.tag.perceptron import PerceptronTagger
+
+    parts = (
+        json.loads((folder / f"averaged_perceptron_tagger_eng.{part}.json").read_text(encoding="utf-8"))
+        for part in ("weights", "tagdict", "classes")
+    )
+    tagger = PerceptronTagger(load=False)
+    tagger.decode_json_params(parts)
+    return tagger
+
+
+@cache
+def _load_wordnet(folder: Path) -> WordNetCorpusReader:
+    import nltk
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
+    if (data := str(folder.parent.parent)) not in nltk.data.path:
+        nltk.data.path.append(data)  # NLTK refuses to read files that are not under its data path
+
+    class EnglishWordNet(WordNetCorpusReader):
+        def map_wn(self, version: str = "wordnet") -> None:
+            """No mapping to other languages' wordnets: building it takes seconds and files we have no use for."""
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The multilingual functions are not available")
+        return EnglishWordNet(str(folder), None)
+
+
+@cache
+def _load_seen(folder: Path) -> dict[str, dict[str, int]]:
+    """By part of speech and lemma, how many of its senses were seen in tagged text, if that is more than one."""
+    seen: dict[str, dict[str, int]] = {}
+    for pos, name in _WORDNET_FILES.items():
+        lines = (folder / f"index.{name}").read_text(encoding="utf-8").splitlines()
+        # wndb(5WN): lemma, pos, synset_cnt, ..., tagsense_cnt, and as many offsets as there are synsets
+        fields = (line.split() for line in lines if not line.startswith(" "))  # a licence on top
+        counts = ((field[0], int(field[-1 - int(field[2])])) for field in fields)
+        seen[pos] = {lemma: count for lemma, count in counts if count > 1}
+    return seen
 
 
 def _is_word(match: re.Match[str]) -> bool:
