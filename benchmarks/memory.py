@@ -1,6 +1,6 @@
 """Memory of one process with both models of a profile: once all is loaded, and while each works on a full batch.
 
-    python benchmarks/memory.py --output results/speed/memory.json    # 20 minutes on 2 cores
+    python benchmarks/memory.py --output results/speed/memory.json    # 20 minutes on one core
 
 After each stage: what is resident now, and the most that was so far, sandbox workers included. The batch is ``--rows``
 first attempts at starter problems, each written and rewritten once, at the profile's lengths.
