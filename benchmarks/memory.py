@@ -24,12 +24,11 @@ def main():
 
     from ppo_codet5.core import load_parts, probe
 
-    changes = {"problems": "starter", "batch_size": arguments.rows, "device": "cpu", **arguments.set}
-    config = _common.settings(arguments.profile, **changes)
+    config = _common.settings(arguments.profile, **{"batch_size": arguments.rows, "device": "cpu", **arguments.set})
     stages = {}
 
     def stage(name):
-        stages[name] = {"resident_mb": _common.resident_mb(), "peak_mb": _common.resident_mb("VmHWM")}
+        stages[name] = {"resident_mb": _common.resident_mb(), "peak_mb": _common.peak_memory_mb()}
         print(f"{name:32s} {stages[name]['resident_mb']:8.0f} MB, at most {stages[name]['peak_mb']:8.0f}", flush=True)
 
     parts = load_parts(config)

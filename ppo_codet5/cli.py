@@ -201,8 +201,8 @@ def _train(args: argparse.Namespace) -> int:
     if args.seed is not None:
         config.seed = args.seed
     values = vars(config.to_parameters())
+    grid.check_inputs([values])
     if args.plan:
-        grid.check_inputs([values])
         to_fetch = reproduce.to_fetch([values])
         print(_plan(values, args.output_dir, args.control, to_fetch), flush=True)
         if to_fetch:  # nothing is fetched for a plan
@@ -281,10 +281,8 @@ def _plan(values: dict[str, Any], folder: Path, controls: list[str], to_fetch: l
 
 
 def _trainer(config: Config, show: Callable[[str], None]) -> PPOCodeT5Trainer:
-    """A trainer, all that the settings name looked for; nothing is written or loaded yet."""
-    values = vars(config.to_parameters())
-    grid.check_inputs([values])
-    _check_place(values, show)
+    """A trainer, once all that the settings name has been looked for; nothing is written or loaded yet."""
+    _check_place(vars(config.to_parameters()), show)
     from ppo_codet5.core import PPOCodeT5Trainer
 
     return PPOCodeT5Trainer(config)
@@ -330,6 +328,7 @@ def _eval(args: argparse.Namespace) -> int:
     _check_fits(vars(_settings(config, args.set).to_parameters()), checkpoint)
     if args.output_dir:
         check_writable(args.output_dir)
+    grid.check_inputs([vars(config.to_parameters())])
     trainer = _trainer(config, print)
     from ppo_codet5.helpers.results import scoring
 

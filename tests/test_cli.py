@@ -24,9 +24,8 @@ from ppo_codet5.config import Config
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-EMPTY = {
-    "PPO_CODET5_CACHE": "nothing is here"
-}  # nothing is fetched for a plan, and without the models nothing is loaded
+# Nothing is fetched for a plan, and without the models nothing is loaded.
+EMPTY = ("PPO_CODET5_CACHE", "nothing is here")
 
 
 def command(*arguments: str) -> list[str]:
@@ -106,7 +105,7 @@ HEAVY = {"torch", "transformers", "gensim", "nltk", "matplotlib", "sentence_tran
 def test_what_needs_no_model_loads_no_heavy_library(code: str, tmp_path: Path) -> None:
     code += f"\nimport sys\nassert not {HEAVY} & sys.modules.keys(), {HEAVY} & sys.modules.keys()"
     line = [sys.executable, "-c", code]
-    subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT | EMPTY, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT | dict([EMPTY]), check=True, stdout=subprocess.DEVNULL)
 
 
 def test_config_writes_all_settings_and_keeps_a_file_that_is_there(tmp_path: Path, says: Callable[..., str]) -> None:
@@ -266,7 +265,7 @@ def test_both_vocabularies_are_one(
     here: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A setting may be given by its name in a config and by that in the notebooks, to train and to reproduce."""
-    monkeypatch.setenv(*next(iter(EMPTY.items())))
+    monkeypatch.setenv(*EMPTY)
     plan = ("train", "--profile", "laptop", "--output-dir", "run", "--plan", "--set")
     first, *others = (
         here(*plan, f"{name}=3") for name in ("training.max_steps_per_episode", "max_steps_per_episode", "max_steps")

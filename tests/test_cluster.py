@@ -253,6 +253,7 @@ def test_the_grid_runs_as_independent_tasks(where: tuple[str, str], tmp_path: Pa
     assert found == {"direct_coder_chat-fenced_seed0"}
     failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert any("seed 1 direct" in line and "holds notes and no config.json" in line for line in failures)
+    assert not any("seed 0" in line for line in failures)  # not even where its process was killed
     log = folder / "seed1" / "cells" / "03_baselines_direct.log"
     assert str(log.relative_to(tmp_path)) in failures[0] and "is not a run's" in log.read_text()
     (broken / "notes").unlink()

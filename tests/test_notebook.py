@@ -265,7 +265,7 @@ def test_it_runs_headless_with_a_chat_model_that_writes_more_of_its_reply(tmp_pa
 
 
 @pytest.mark.slow
-def test_the_real_small_model_runs_them_all_and_what_is_complete_is_read(tmp_path: Path) -> None:
+def test_the_real_small_model_runs_01_03_and_04_and_what_is_complete_is_read(tmp_path: Path) -> None:
     numbers = ("01", "03", "04")
     done = run(tmp_path, "--notebooks", *numbers)
     check_run(tmp_path, done, *numbers)

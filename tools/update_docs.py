@@ -537,12 +537,12 @@ def forms() -> str:
 def memory() -> str:
     """What one process with both models of a profile takes (``benchmarks/memory.py``)."""
     record = json.loads((ROOT / "results" / "speed" / "memory.json").read_text(encoding="utf-8"))
-    loaded, worked = record["stages"].values()
-    resident, peak = (f"{loaded[kind] / 1000:.1f} GB" for kind in ("resident_mb", "peak_mb"))
+    sizes = (stage[kind] for stage in record["stages"].values() for kind in ("resident_mb", "peak_mb"))
+    loaded, loading, worked, most = (f"{size / 1000:.1f} GB" for size in sizes)
     return (
-        f"{record['code_model']} and {record['rewriter_model']} in {record['dtype']}, in one process with its sandbox: {resident} once "
-        f"both are loaded, {peak} at most while they are; {worked['resident_mb'] / 1000:.1f} GB after each has worked on a batch of "
-        f"{record['rows']}, {worked['peak_mb'] / 1000:.1f} GB at most in all (`benchmarks/memory.py`)."
+        f"{record['code_model']} and {record['rewriter_model']} in {record['dtype']}, in one process with its sandbox: {loaded} once "
+        f"both are loaded, {loading} at most while they are; {worked} after each has worked on a batch of {record['rows']}, {most} at "
+        "most in all (`benchmarks/memory.py`)."
     )
 
 

@@ -117,8 +117,8 @@ class Reader:
             lexer = Lexer() if self._bare.starts(line) else replace(self._bare.lexer)
             masked = lexer.mask(line)
         opening = _OPENING.search(masked)
-        first = re.search("`{3}|$", masked[: opening.start()] if opening else masked).start()  # type: ignore[union-attr]
-        before = line[:first] if opening else line
+        first = f"{masked[: opening.start()]}```".index("```") if opening else len(line)
+        before = line[:first]
         if fresh and (before.strip() or not opening):
             self._add_bare(before, at)
             if self.end is not None:
