@@ -16,7 +16,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -150,6 +150,18 @@ def finished(path: str | Path, identity: Mapping[str, Any]) -> dict[str, Any] | 
     elif path.exists() and (strange := sorted(p.name for p in path.iterdir() if p.is_file() and p.name[0] != ".")):
         raise RunError(f"{path} is not a run's: it holds {strange[0]} and no config.json; choose another folder")
     return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+
+
+def measured(folder: str | Path, name: str, about: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> Any:
+    """What ``measure()`` finds for ``about`` on this machine: kept in ``folder`` as JSON and read there the next time."""
+    import torch
+
+    machine = {"processor": processor(), "threads": torch.get_num_threads()}
+    path = user_path(folder) / f"{name}_{_identity({**about, **machine})[1]}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _json(measure()).encode())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -295,8 +295,8 @@ def bank_says(banks: Mapping[str, Mapping[str, Sequence[tuple[int, float, float,
             f"{name} {_share(points[0][1])}, pass@{points[-1][0]} {_share(points[-1][1])}"
             for name, points in curves.items()
         )
-        lines.append(f"Of the bank's training problems, {title}, pass@1 is by {'; '.join(said)}.")
-    return " ".join(lines)
+        lines.append(f"{title}: {', '.join(said)}.")
+    return f"Solved in the bank, on training problems. {' '.join(lines)}" if lines else ""
 
 
 def bank_numbers(bank: RunDir) -> Iterator[str]:

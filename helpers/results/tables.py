@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -502,7 +503,23 @@ def equal_token_table(columns: Sequence[Column], seed: int, resamples: int) -> T
             rows.append([runs.TITLES[c.strategy], *cells])
         judged = _judged([c for c, _ in block], adjusted, ("better:", "worse:", "undecided:"))
         notes.append(f"{column.title}: against resampling at no more tokens, by Holm's p at {LEVEL}, {judged}.")
+        notes += _out_of_reach(column, draws)
     return Table([*header, "better", "worse", "difference, points", "p", "Holm p"], rows, notes)
+
+
+def _out_of_reach(column: Column, draws: Entry) -> list[str]:
+    """Which row costs more tokens than resampling has spent at its last generation, and what would get there."""
+    dearest, last = max(column.entries.values(), key=Entry.tokens), draws.tokens(draws.longest)
+    if dearest.tokens() <= last:
+        return []
+    # What another generation costs falls as problems end, so that this many are needed at least.
+    step = last - draws.tokens(draws.longest - 1) if draws.longest > 1 else last
+    more = f"{runs.TITLES[dearest.strategy]} costs {dearest.tokens():.0f} tokens a problem, resampling {last:.0f} at its last"
+    enough = draws.longest + math.ceil((dearest.tokens() - last) / step) if step else None
+    then = (
+        f"-p resampling_steps={enough} is the least that would reach it" if enough else "no problem is left to draw for"
+    )
+    return [f"{column.title}: {more}; {then}."]
 
 
 def _p(value: float) -> str:
