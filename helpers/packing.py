@@ -57,8 +57,7 @@ class Int8Linear(nn.Module):
 
     Products of integers are summed exactly, so a row's result depends on neither the other rows nor the threads. The
     operators are those of torch's own quantised models (oneDNN): four times as fast as float32 on a CPU with AVX-512 VNNI.
-    A CPU without VNNI adds two products in 16 bits, which do not hold them: there the seven upper bits of an activation
-    and the last one are two rows, to the same sums, about as fast as float32 in a quarter of its memory.
+    A CPU without VNNI adds two products in 16 bits, so there a weight has seven bits (``int8_name``): twice as fast.
     """
 
     weight: torch.Tensor
@@ -69,11 +68,11 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        whole = torch.empty(linear.weight.shape, dtype=torch.int8)
+        whole, largest = torch.empty(linear.weight.shape, dtype=torch.int8), largest_weight()
         scale = torch.empty(self.out_features)
         for rows in torch.arange(self.out_features).split(4096):  # a head in float32 takes a gigabyte
             weight = linear.weight.detach()[rows].float()
-            scale[rows] = weight.abs().amax(1).clamp(min=1e-12) / 127
+            scale[rows] = weight.abs().amax(1).clamp(min=1e-12) / largest
             whole[rows] = (weight / scale[rows, None]).round_().to(torch.int8)
         self.register_buffer("weight", torch.ops.onednn.qlinear_prepack(whole, None))
         self.register_buffer("scale", scale)
@@ -81,7 +80,6 @@ class Int8Linear(nn.Module):
         # One for each column: broadcast from a single number, the same sum takes three to six times as long.
         self.register_buffer("shift", torch.full((self.in_features,), 128.5))
         self.bias = None if linear.bias is None else linear.bias.detach().float()
-        self.halves = not sums_bytes_exactly()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features).float()
@@ -90,36 +88,31 @@ class Int8Linear(nn.Module):
         # 128 stands for 0, since the operator wants no sign, and the half rounds what is then cut off. To 8 bits by way of
         # 16, since torch has vector instructions for these two conversions and none for the one.
         whole = torch.addcmul(self.shift, rows, scale.reciprocal()).to(torch.int16).to(torch.uint8)
-        if self.halves:
-            upper, last = self.sums(torch.cat([whole >> 1, (whole & 1).add_(64)]), 64).chunk(2)
-            y = last.add_(upper, alpha=2)
-        else:
-            y = self.sums(whole, 128)
+        y = byte_products(whole, self.weight, self.scale, self.zero)
         y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def sums(self, whole: torch.Tensor, zero: int) -> torch.Tensor:
-        """Sums of weight times activation in the scale of the weight; ``zero`` is the byte that stands for 0."""
-        return byte_products(whole, zero, self.weight, self.scale, self.zero)
 
-
-def byte_products(
-    whole: torch.Tensor, zero: int, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor
-) -> torch.Tensor:
-    """oneDNN's product of bytes, of which ``zero`` stands for 0, with laid out int8 weights; summed, scaled, float32."""
+def byte_products(whole: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    """oneDNN's product of bytes, of which 128 stands for 0, with laid out int8 weights; summed, scaled, float32."""
     y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-        whole, 1.0, zero, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        whole, 1.0, 128, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return y
 
 
 @functools.cache
-def sums_bytes_exactly() -> bool:
-    """Whether oneDNN's products of bytes fit where this CPU adds them up."""
+def largest_weight() -> int:
+    """The largest int8 weight for which this CPU adds up oneDNN's products of bytes exactly: 127, or without VNNI 63."""
     ones = torch.ones(64, 64)
     weight = torch.ops.onednn.qlinear_prepack(ones.to(torch.int8) * 127, None)
-    y = byte_products((ones * 255).to(torch.uint8), 0, weight, ones[0], torch.zeros(64, dtype=torch.int64))
-    return bool((y == 64 * 127 * 255).all())
+    y = byte_products((ones * 255).to(torch.uint8), weight, ones[0], torch.zeros(64, dtype=torch.int64))
+    return 127 if (y == 64 * 127 * (255 - 128)).all() else 63
+
+
+def int8_name() -> str:
+    """What int8 is on this CPU, since a model's texts depend on it."""
+    return "int8" if largest_weight() == 127 else "int8 (weights of 7 bits)"
 
 
 def has_bfloat16() -> bool:

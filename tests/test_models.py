@@ -21,6 +21,7 @@ from ppo_codet5.helpers import packing
 from ppo_codet5.helpers.models import ModelError, Request, load_generator, render_chat, sampling
 from ppo_codet5.helpers.models.local import TransformersGenerator
 from ppo_codet5.helpers.models.sampling import sample, uniforms
+from ppo_codet5.helpers.packing import int8_name
 from tiny import save_llama, save_t5, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -91,7 +92,7 @@ def test_int8_computes_in_integers_and_depends_on_the_request_alone(folders: dic
     for folder in folders.values():
         model = load_generator(str(folder), dtype="int8", device="cpu", batch_size=8)
         whole = load_generator(str(folder), dtype="float32", device="cpu", batch_size=8)
-        assert model.dtype == "int8" and model is not whole
+        assert model.dtype == int8_name() and model is not whole
         assert any(isinstance(module, packing.Int8Linear) for module in model.model.modules())
         requests = mixed_requests(12, seed=4)
         together = model.generate(requests)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -50,7 +52,7 @@ def test_an_int8_layer_is_within_its_rounding_of_the_float_layer(
     x = size * torch.randn(*rows, inputs, dtype=torch.float64)
     y = packing.Int8Linear(linear)(x.float())
     weight = linear.weight.double()
-    w_step, x_step = weight.abs().amax(1) / 127, x.abs().amax(-1, keepdim=True) / 127
+    w_step, x_step = weight.abs().amax(1) / packing.largest_weight(), x.abs().amax(-1, keepdim=True) / 127
     # Each factor is off by half a step at most.
     most = x_step / 2 * (weight.abs().sum(1) + inputs * w_step / 2) + w_step / 2 * x.abs().sum(-1, keepdim=True)
     exact = x @ weight.T + (linear.bias.double() if bias else 0)
@@ -64,18 +66,18 @@ def test_an_int8_layer_is_within_its_rounding_of_the_float_layer(
 def test_an_int8_layer_sums_integers_on_every_cpu(
     inputs: int, outputs: int, rows: int, largest: bool, seed: int
 ) -> None:
-    """Whole numbers up to 127 stay what they are; without VNNI two products of bytes do not fit into 16 bits."""
+    """Whole numbers stay what they are; without VNNI two products with larger weights do not fit into 16 bits."""
     draw = torch.Generator().manual_seed(seed)
-    weight = torch.randint(-127, 128, (outputs, inputs), generator=draw).float()
     x = torch.randint(-127, 128, (rows, inputs), generator=draw).float()
-    if largest:
-        weight, x = weight.sign() * 127, x.sign() * 127
-    weight[:, 0], x[:, 0] = 127, 127  # so that all scales are 1
-    linear = nn.Linear(inputs, outputs, bias=False)
-    linear.weight.copy_(weight)
-    for halves in {True, not packing.sums_bytes_exactly()}:
-        layer = packing.Int8Linear(linear)
-        layer.halves = halves
+    for most in {63, packing.largest_weight()}:
+        weight = torch.randint(-most, most + 1, (outputs, inputs), generator=draw).float()
+        if largest:
+            weight, x = weight.sign() * most, x.sign() * 127
+        weight[:, 0], x[:, 0] = most, 127  # so that all scales are 1
+        linear = nn.Linear(inputs, outputs, bias=False)
+        linear.weight.copy_(weight)
+        with mock.patch.object(packing, "largest_weight", lambda most=most: most):
+            layer = packing.Int8Linear(linear)
         assert torch.equal(layer(x), x @ weight.T)  # float32 holds all whole numbers up to 2 ** 24
 
 
