@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from ppo_codet5.helpers.language import Lexicon
@@ -245,6 +246,22 @@ def test_each_script_says_how_it_is_called(script: Path) -> None:
     command = [sys.executable, str(script), "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert f"python benchmarks/{script.name}" in said and "usage:" in said
+
+
+@pytest.mark.slow
+def test_tasks_with_a_model_of_their_own_and_with_one_for_all(model: str, tmp_path: Path) -> None:
+    output = tmp_path / "shared.json"
+    script = Path(_common.__file__).with_name("shared.py")
+    sizes = ["--rows", "1,3", "--tokens", "4", "--rounds", "2", "--tasks", "2"]
+    subprocess.run([sys.executable, str(script), "--model", model, *sizes, "--output", str(output)], check=True)
+    record = json.loads(output.read_text())
+    assert [case["rows"] for case in record["cases"]] == [1, 3]
+    for case in record["cases"]:
+        rates = [case[kind]["tokens_per_second"] for kind in ("own", "shared")]
+        assert [len(some) for some in rates] == [2, 2] and min(map(min, rates)) > 0
+        assert case["ratio"] == pytest.approx(fmean(rates[1]) / fmean(rates[0]))
+        # Three processes have imported torch where two had, and one of them has weights.
+        assert case["shared"]["memory_mb"] > 100 and case["own"]["memory_mb"] > 100
 
 
 def test_decoders(

@@ -424,6 +424,25 @@ def test_forms_of_the_prompt_and_int8_are_counted_again() -> None:
         assert float(row[5]) == pytest.approx(binomtest(only_int8, only_int8 + only_float).pvalue, abs=0.00501)
 
 
+def test_wordings_are_counted_again() -> None:
+    record = json.loads((RESULTS / "published" / "wordings.json").read_text())
+    said = re.search(r"MBPP's (\d+) validation problems the first direct attempt leaves (\d+)", block("wordings"))
+    assert said and [int(number) for number in said.groups()] == [record["n"], record["failed"]]
+    rows, styles = table(block("wordings"))[1], record["styles"]
+    again = np.array(styles["direct"]["solved"], float)
+    assert len(rows) == len(styles) == 4
+    for row, (style, found) in zip(rows, styles.items(), strict=True):
+        solved = np.array(found["solved"], float)
+        assert set(solved) <= {0, 1} and len(solved) == record["failed"]
+        assert row[1] == f"{solved.sum():.0f} of {record['failed']}"
+        if style != "direct":
+            assert style in row[0]
+            gain, low, high = (float(number) for number in re.findall(r"[+-][\d.]+", row[2]))
+            assert gain == pytest.approx(100 * (solved - again).mean(), abs=0.0501)
+            expected = np.quantile(100 * bootstrap((solved - again)[None]), [0.025, 0.975])
+            assert [low, high] == pytest.approx(expected, abs=1.2)  # a step of one problem
+
+
 def test_both_models_fit_as_it_is_said() -> None:
     record = json.loads((RESULTS / "speed" / "memory.json").read_text())
     loaded, worked = record["stages"].values()
