@@ -4,7 +4,8 @@
 
 On the problems that are not scored elsewhere (validation and train), one assert visible, in profile coder's prompt form:
 how many each type solves (all asserts), who solves what the other does not, with the exact McNemar p of the two, and how
-many replies are equal, letter by letter. Kept completions are not asked again.
+many replies are equal, letter by letter. Kept completions are not asked again. What int8 is depends on the processor
+(VNNI or not), so the file keeps the cases of others.
 """
 
 import argparse
@@ -61,7 +62,6 @@ def main():
     config = _common.settings("coder", temperature=0.0, device="cpu")
     problems = {split: load_problems(arguments.problems, split=split) for split in SPLITS}
     every = [problem for split in SPLITS for problem in problems[split]]
-    found = {}
     for name in arguments.models:
         texts, dtypes = [], []
         for dtype in ("auto", "int8"):
@@ -73,12 +73,13 @@ def main():
             )
             dtypes.append(model.inner.dtype)
         with Sandbox() as sandbox:
-            found[name] = {"dtypes": dtypes}
+            case = {"model": name, "dtypes": dtypes, "machine": _common.machine()}
             for split, some in {**problems, "both": every}.items():
-                found[name][split] = record = compared(some, [[t[p.task_id] for p in some] for t in texts], sandbox)
+                case[split] = record = compared(some, [[t[p.task_id] for p in some] for t in texts], sandbox)
                 print(name, split, {k: v for k, v in record.items() if not k.startswith("only")}, flush=True)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        _common.write(arguments.output, {"machine": _common.machine(), "models": found})
+        cases = _common.json_of(arguments.output)["cases"] if arguments.output.exists() else {}
+        _common.write(arguments.output, {"cases": {**cases, f"{name}, {dtypes[1]}": case}})
 
 
 if __name__ == "__main__":

@@ -410,9 +410,12 @@ def test_forms_of_the_prompt_and_int8_are_counted_again() -> None:
             assert len(set(case["solved_ids"])) == case["solved"] and row[0].endswith(case["dtype"])
             assert solved == pytest.approx(100 * len(case["solved_ids"]) / 90, abs=0.0501)
             assert tokens == pytest.approx(case["tokens"] / 90, abs=0.501)
-    models = json.loads((RESULTS / "published" / "int8.json").read_text())["models"]
-    for row in table(block("int8"))[1]:
-        case = models[row[0].partition(" ")[0]][row[1].partition(",")[0]]
+    cases = json.loads((RESULTS / "published" / "int8.json").read_text())["cases"]
+    rows = table(block("int8"))[1]
+    assert len(rows) == 2 * len(cases)
+    for row in rows:
+        model, _, types = row[0].partition(", ")
+        case = cases[f"{model}, {types.partition(' and ')[2]}"][row[1].partition(",")[0]]
         only_float, only_int8 = len(set(case["only_float"])), len(set(case["only_int8"]))
         solved = [float(cell) * case["n"] / 100 for cell in row[2:4]]
         assert solved == pytest.approx(case["solved"], abs=case["n"] * 0.000501)

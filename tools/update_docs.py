@@ -549,7 +549,7 @@ def memory() -> str:
 
 def int8() -> str:
     """What int8 changes in greedy first attempts on problems that no table scores."""
-    models = json.loads((ROOT / "results" / "published" / "int8.json").read_text(encoding="utf-8"))["models"]
+    cases = json.loads((ROOT / "results" / "published" / "int8.json").read_text(encoding="utf-8"))["cases"]
     lines = [
         "Greedy first attempts, one assert visible, solved by all asserts, in per cent; the difference with its paired interval of "
         "95 % and McNemar's exact p (`benchmarks/int8.py`):",
@@ -557,13 +557,13 @@ def int8() -> str:
         "| model | problems | float | int8 | difference | p | replies that are equal |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, found in models.items():
+    for found in cases.values():
         for split in ("validation", "train"):
             case = found[split]
             shares = " | ".join(f"{100 * solved / case['n']:.1f}" for solved in case["solved"])
             gap, low, high = (100 * x for x in case["difference"])
             lines.append(
-                f"| {name} ({found['dtypes'][0]}) | {split}, {case['n']} | {shares} | {gap:+.1f} [{low:+.1f}, {high:+.1f}] "
+                f"| {found['model']}, {' and '.join(found['dtypes'])} | {split}, {case['n']} | {shares} | {gap:+.1f} [{low:+.1f}, {high:+.1f}] "
                 f"| {case['p']:.2f} | {case['equal'] / case['n']:.0%} |"
             )
     return "\n".join(lines)
