@@ -592,8 +592,8 @@ def wordings() -> str:
     record = json.loads((ROOT / "results" / "published" / "wordings.json").read_text(encoding="utf-8"))
     writer, rewriter = (f"{record[role]['name']} in {record[role]['dtype']}" for role in ("code", "rewriter"))
     lines = [
-        f"{writer} writes, {rewriter} rewrites; of MBPP's {record['n']} {record['split']} problems the first direct attempt leaves "
-        f"{record['failed']} unsolved. Of these the next attempt solves, by all asserts, with the gain over one more draw and its "
+        f"{writer} writes, {rewriter} rewrites; of MBPP's {record['n']} {record['split']} problems the first direct attempt fails "
+        f"the assert that it is shown on {record['failed']}. Of these the next attempt solves, by all asserts, with the gain over one more draw and its "
         "paired interval of 95 % (`benchmarks/wordings.py`):",
         "",
         "| the next attempt | solved | gain per draw, points |",
