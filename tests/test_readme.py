@@ -443,7 +443,7 @@ def test_wordings_are_counted_again() -> None:
             gain, low, high = (float(number) for number in re.findall(r"[+-][\d.]+", row[2]))
             assert gain == pytest.approx(100 * (solved - again).mean(), abs=0.0501)
             expected = np.quantile(100 * bootstrap((solved - again)[None]), [0.025, 0.975])
-            assert [low, high] == pytest.approx(expected, abs=1.2)  # a step of one problem
+            assert [low, high] == pytest.approx(expected, abs=2.05)  # a step of one problem
 
 
 def test_both_models_fit_as_it_is_said() -> None:
