@@ -3,7 +3,8 @@
     python benchmarks/shared.py --output results/speed/shared.json    # 10 minutes on 2 cores that nothing else uses
 
 Every task generates the same number of texts, again and again, as late steps of a run do; a model of its own has its
-share of the cores. Rounds take turns. Per case: tokens per second of all tasks together, and the memory of all processes.
+share of the cores. The two ways are measured one after the other. Per case: tokens per second of all tasks together, and
+the memory of all processes.
 """
 
 import argparse

@@ -57,7 +57,8 @@ class Int8Linear(nn.Module):
 
     Products of integers are summed exactly, so a row's result depends on neither the other rows nor the threads. The
     operators are those of torch's own quantised models (oneDNN): four times as fast as float32 on a CPU with AVX-512 VNNI.
-    A CPU without VNNI adds two products in 16 bits, so there a weight has seven bits (``int8_name``): twice as fast.
+    A CPU without VNNI adds two products in 16 bits, so there a weight has seven bits (``int8_name``): 1.5 to
+    1.9 times as fast as float32 for 24 to 96 rows (2 cores with AVX2, layers of Qwen2.5-Coder).
     """
 
     weight: torch.Tensor

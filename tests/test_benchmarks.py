@@ -260,7 +260,6 @@ def test_tasks_with_a_model_of_their_own_and_with_one_for_all(model: str, tmp_pa
         rates = [case[kind]["tokens_per_second"] for kind in ("own", "shared")]
         assert [len(some) for some in rates] == [2, 2] and min(map(min, rates)) > 0
         assert case["ratio"] == pytest.approx(fmean(rates[1]) / fmean(rates[0]))
-        # Three processes have imported torch where two had, and one of them has weights.
         assert case["shared"]["memory_mb"] > 100 and case["own"]["memory_mb"] > 100
 
 

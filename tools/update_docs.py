@@ -340,12 +340,23 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     )
 
 
+def _record(name: str) -> dict[str, Any]:
+    """What a benchmark wrote, by its path in ``results/``."""
+    record: dict[str, Any] = json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+    return record
+
+
+def _cores(machine: dict[str, Any]) -> str:
+    """Number and kind of the cores of a benchmark's machine."""
+    return f"{machine['cores']} cores ({machine['cpu_model']})"
+
+
 def speed() -> str:
     """Steps per second of the loops, and what they are compared for."""
-    record = json.loads((ROOT / "results" / "speed" / "rollout.json").read_text(encoding="utf-8"))
+    record = _record("speed/rollout.json")
     machine, versions = record["machine"], record["machine"]["versions"]
     lines = [
-        f"{machine['cores']} cores ({machine['cpu_model']}), SmolLM2-135M, Python {versions['python']}, torch "
+        f"{_cores(machine)}, SmolLM2-135M, Python {versions['python']}, torch "
         f"{versions['torch']}, transformers {versions['transformers']}, generation cache off:",
         "",
         "| loop | environment steps/s | tokens/s | inside the model | memory |",
@@ -368,10 +379,10 @@ def speed() -> str:
 
 def neighbour() -> str:
     """What a second process costs, by how idle threads wait."""
-    record = json.loads((ROOT / "results" / "speed" / "neighbour.json").read_text(encoding="utf-8"))
+    record = _record("speed/neighbour.json")
     machine = record["machine"]
     lines = [
-        f"{machine['cores']} cores ({machine['cpu_model']}), SmolLM2-135M, seconds of one generation against the default "
+        f"{_cores(machine)}, SmolLM2-135M, seconds of one generation against the default "
         f"alone, median of {record['rounds']}:",
         "",
         "| setting | alone | two at once |",
@@ -392,7 +403,7 @@ WHAT = {  # what each command does, for the table of minutes
 
 def minutes() -> str:
     """How long the commands took where they were last timed."""
-    record = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text(encoding="utf-8"))
+    record = _record("speed/minutes.json")
     lines = [
         f"Minutes in a fresh clone, nothing generated before, on {record['machine']} (`benchmarks/minutes.py`):",
         "",
@@ -409,7 +420,7 @@ def minutes() -> str:
 
 def in_short() -> str:
     """The two commands of README, from the table of minutes."""
-    record = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text(encoding="utf-8"))
+    record = _record("speed/minutes.json")
     names = ("make assets .venv/bin/.requirements-dev", "make demo", "make test")
     install, demo, test = (format(record["commands"][name]["seconds"] / 60, ".0f") for name in names)
     return f"Minutes on {record['machine']}: the install {install}, then `make demo` {demo}, `make test` {test}."
@@ -423,7 +434,7 @@ def half(rows: list[dict]) -> int:
 
 def cluster() -> str:
     """Hours of the table, and attempts per second by replicas, as benchmarks/cluster.py found them."""
-    record = json.loads((ROOT / "results" / "speed" / "cluster.json").read_text(encoding="utf-8"))
+    record = _record("speed/cluster.json")
     about, hours, curves = record["about"], record["hours"], record["curves"]
     seconds = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in about["seconds"].items())
     lines = [
@@ -461,7 +472,7 @@ def score(case: dict) -> str:
 
 def published() -> str:
     """HumanEval beside the published scores, and what of the difference is whose."""
-    record = json.loads((ROOT / "results" / "published" / "humaneval.json").read_text(encoding="utf-8"))
+    record = _record("published/humaneval.json")
     cases = record["cases"]
     processors = " and ".join(dict.fromkeys(case["cpu_model"] for case in cases.values()))
     kinds = {
@@ -492,7 +503,7 @@ def published() -> str:
 
 def held() -> str:
     """README's sentence on the published scores."""
-    record = json.loads((ROOT / "results" / "published" / "humaneval.json").read_text(encoding="utf-8"))
+    record = _record("published/humaneval.json")
     cases = record["cases"]
     int8 = {size: f"; in int8 {score(cases[f'{size}-int8'])}" if f"{size}-int8" in cases else "" for size in cases}
     words = [
@@ -512,7 +523,7 @@ CHATS = ("chat", "chat-fenced", "chat-free")
 
 def forms() -> str:
     """Greedy first attempts on MBPP's validation problems by form of prompt, and the forms that the profiles take."""
-    record = json.loads((ROOT / "results" / "published" / "prompt_forms.json").read_text(encoding="utf-8"))
+    record = _record("published/prompt_forms.json")
     table: dict[tuple[str, str], dict[str, dict]] = {}
     for key, case in record["cases"].items():
         model, visible, form = key.split()
@@ -537,7 +548,7 @@ def forms() -> str:
 
 def memory() -> str:
     """What one process with both models of a profile takes (``benchmarks/memory.py``)."""
-    record = json.loads((ROOT / "results" / "speed" / "memory.json").read_text(encoding="utf-8"))
+    record = _record("speed/memory.json")
     sizes = (stage[kind] for stage in record["stages"].values() for kind in ("resident_mb", "peak_mb"))
     loaded, loading, worked, most = (f"{size / 1000:.1f} GB" for size in sizes)
     return (
@@ -549,7 +560,7 @@ def memory() -> str:
 
 def int8() -> str:
     """What int8 changes in greedy first attempts on problems that no table scores."""
-    cases = json.loads((ROOT / "results" / "published" / "int8.json").read_text(encoding="utf-8"))["cases"]
+    cases = _record("published/int8.json")["cases"]
     lines = [
         "Greedy first attempts, one assert visible, solved by all asserts, in per cent; the difference with its paired interval of "
         "95 % and McNemar's exact p (`benchmarks/int8.py`):",
@@ -571,10 +582,10 @@ def int8() -> str:
 
 def shared() -> str:
     """What tasks at the same time write, with a model each and with one for all."""
-    record = json.loads((ROOT / "results" / "speed" / "shared.json").read_text(encoding="utf-8"))
+    record = _record("speed/shared.json")
     machine = record["machine"]
     lines = [
-        f"{record['tasks']} tasks on {machine['cores']} cores ({machine['cpu_model']}), {record['model']}, dtype {record['dtype']}; tokens "
+        f"{record['tasks']} tasks on {_cores(machine)}, {record['model']}, dtype {record['dtype']}; tokens "
         f"per second of all together, median of {record['rounds']}:",
         "",
         "| texts that a task asks for at once | a model each | one for all | ratio | memory, a model each | one for all |",
@@ -589,7 +600,7 @@ def shared() -> str:
 
 def wordings() -> str:
     """What the next attempt solves after each wording of the rewrite, of the problems whose first attempt failed."""
-    record = json.loads((ROOT / "results" / "published" / "wordings.json").read_text(encoding="utf-8"))
+    record = _record("published/wordings.json")
     writer, rewriter = (f"{record[role]['name']} in {record[role]['dtype']}" for role in ("code", "rewriter"))
     lines = [
         f"{writer} writes, {rewriter} rewrites; of MBPP's {record['n']} {record['split']} problems the first direct attempt fails "
@@ -609,7 +620,7 @@ def wordings() -> str:
 
 def decoders() -> str:
     """Tokens per second of ways to generate, by rows at once; the first rows are ours."""
-    record = json.loads((ROOT / "results" / "speed" / "decoders.json").read_text(encoding="utf-8"))
+    record = _record("speed/decoders.json")
     machine, sets = (
         record["machine"],
         [name for name in record["instruction_sets"] if name.startswith(("avx512_v", "amx"))],
