@@ -72,7 +72,7 @@ _CHOICES = {
     "edit_base": ("original", "best"),
     "rewrite_style": ("sentence", "specification", "elaboration", "plan"),
     "observation": ("full", "scalars"),
-    "dtype": ("auto", "float32", "bfloat16", "int8"),
+    "dtype": ("auto", "float32", "bfloat16", "int8", "int7"),
     "device": ("auto", "cpu", "cuda"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "eval_split": ("train", "validation", "test"),

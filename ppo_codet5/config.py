@@ -95,7 +95,7 @@ class ModelConfig(Section):
     reflection_tokens: int = _option(96, "limit of a reflection, in tokens")
     torch_dtype: str = _option(
         "auto",
-        '"float32" repeats exactly, "auto" is "bfloat16" where that is faster, "int8" is for CPUs only',
+        '"float32" repeats exactly, "auto" is "bfloat16" where that is faster; CPUs: "int8", "int7"',
         "dtype",
     )
     device: str = _option("auto", '"auto", "cpu" or "cuda"')

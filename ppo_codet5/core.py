@@ -50,7 +50,7 @@ class Parameters:
     rewriter_model: str = "smollm2-135m"  # instruct model that rewrites prompts and reflects
     embedder: str = "minilm"  # sentence embeddings for observations: "minilm", hub name or local folder
     word_vectors: str = "glove"  # vectors that rank synonyms: "glove" or a gensim-downloader name
-    dtype: str = "auto"  # "float32" repeats exactly, "auto" is "bfloat16" where that is faster, "int8" is for CPUs only
+    dtype: str = "auto"  # "float32" repeats exactly, "auto" is "bfloat16" where that is faster; CPUs: "int8", "int7"
     device: str = "auto"  # "auto", "cpu" or "cuda"
     batch_size: int = 48  # prompts generated at once, halved when memory runs out
     generation_cache: "Optional[str]" = "cache/generations"  # completions are kept here and reused, None for no cache

@@ -170,7 +170,11 @@ def test_the_form_of_prompt_chooses_the_model() -> None:
         ("training.learning_rate", "3e-4", "training.learning_rate = '3e-4' is a str, expected float"),
         ("training.max_episodes", 10.5, "training.max_episodes = 10.5 is a float, expected int"),
         ("training.gamma", 1.5, "training.gamma = 1.5 must be between 0 and 1"),
-        ("model.torch_dtype", "float16", "model.torch_dtype = 'float16' must be one of auto, float32, bfloat16, int8"),
+        (
+            "model.torch_dtype",
+            "float16",
+            "model.torch_dtype = 'float16' must be one of auto, float32, bfloat16, int8, int7",
+        ),
         ("model.max_length", 0, "model.max_length = 0 must be more than 0"),
         ("environment.max_samples", 0, "environment.max_samples = 0 must be more than 0, or None"),
         (

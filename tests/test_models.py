@@ -21,7 +21,6 @@ from ppo_codet5.helpers import packing
 from ppo_codet5.helpers.models import ModelError, Request, load_generator, render_chat, sampling
 from ppo_codet5.helpers.models.local import TransformersGenerator
 from ppo_codet5.helpers.models.sampling import sample, uniforms
-from ppo_codet5.helpers.packing import int8_name
 from tiny import save_llama, save_t5, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -91,15 +90,20 @@ def test_each_completion_is_handed_on_when_it_is_complete(generator: Transformer
 def test_int8_computes_in_integers_and_depends_on_the_request_alone(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         model = load_generator(str(folder), dtype="int8", device="cpu", batch_size=8)
+        seven = load_generator(str(folder), dtype="int7", device="cpu", batch_size=8)
         whole = load_generator(str(folder), dtype="float32", device="cpu", batch_size=8)
-        assert model.dtype == int8_name() and model is not whole
+        bits = packing.exact_bits()
+        assert seven.dtype == "int8 (weights of 7 bits)" and whole.dtype == "float32"
+        assert model.dtype == ("int8" if bits == 8 else seven.dtype)
         assert any(isinstance(module, packing.Int8Linear) for module in model.model.modules())
         requests = mixed_requests(12, seed=4)
         together = model.generate(requests)
         assert [model.generate([request])[0] for request in requests] == together
         assert together != whole.generate(requests)  # near, and not the same
-    with pytest.raises(ModelError, match="int8 is for the CPU, not for cuda"):
-        load_generator(str(folders["llama"]), dtype="int8", device="cuda")
+        assert (seven.generate(requests) == together) == (bits == 7)
+    for dtype in ("int8", "int7"):
+        with pytest.raises(ModelError, match=f"{dtype} is for the CPU, not for cuda"):
+            load_generator(str(folders["llama"]), dtype=dtype, device="cuda")
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match=r"device cuda: torch .* finds no GPU here; use 'auto' or 'cpu'"):
             load_generator(str(folders["llama"]), device="cuda")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,18 +39,19 @@ def test_an_upcast_layer_is_the_float32_layer_of_its_weights(
     st.booleans(),
     st.sampled_from([(1,), (5,), (2, 3)]),
     st.sampled_from([1e-3, 1.0, 300.0]),
+    st.sampled_from(sorted({7, packing.exact_bits()})),
     st.integers(0, 2**31),
 )
 @torch.inference_mode()
 def test_an_int8_layer_is_within_its_rounding_of_the_float_layer(
-    inputs: int, outputs: int, bias: bool, rows: tuple[int, ...], size: float, seed: int
+    inputs: int, outputs: int, bias: bool, rows: tuple[int, ...], size: float, bits: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
     linear = nn.Linear(inputs, outputs, bias=bias)
     x = size * torch.randn(*rows, inputs, dtype=torch.float64)
-    y = packing.Int8Linear(linear)(x.float())
+    y = packing.Int8Linear(linear, bits)(x.float())
     weight = linear.weight.double()
-    w_step, x_step = weight.abs().amax(1) / packing.largest_weight(), x.abs().amax(-1, keepdim=True) / 127
+    w_step, x_step = weight.abs().amax(1) / (2 ** (bits - 1) - 1), x.abs().amax(-1, keepdim=True) / 127
     # Each factor is off by half a step at most.
     most = x_step / 2 * (weight.abs().sum(1) + inputs * w_step / 2) + w_step / 2 * x.abs().sum(-1, keepdim=True)
     exact = x @ weight.T + (linear.bias.double() if bias else 0)
@@ -69,21 +68,22 @@ def test_an_int8_layer_sums_integers_on_every_cpu(
     """Whole numbers stay what they are; without VNNI two products with larger weights do not fit into 16 bits."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randint(-127, 128, (rows, inputs), generator=draw).float()
-    for most in {63, packing.largest_weight()}:
+    for bits in {7, packing.exact_bits()}:
+        most = 2 ** (bits - 1) - 1
         weight = torch.randint(-most, most + 1, (outputs, inputs), generator=draw).float()
         if largest:
             weight, x = weight.sign() * most, x.sign() * 127
         weight[:, 0], x[:, 0] = most, 127  # so that all scales are 1
         linear = nn.Linear(inputs, outputs, bias=False)
         linear.weight.copy_(weight)
-        with mock.patch.object(packing, "largest_weight", lambda most=most: most):
-            layer = packing.Int8Linear(linear)
-        assert torch.equal(layer(x), x @ weight.T)  # float32 holds all whole numbers up to 2 ** 24
+        assert torch.equal(
+            packing.Int8Linear(linear, bits)(x), x @ weight.T
+        )  # float32 holds all whole numbers up to 2 ** 24
 
 
 @torch.inference_mode()
 def test_a_row_of_an_int8_layer_does_not_depend_on_the_others() -> None:
-    layer, x = packing.Int8Linear(nn.Linear(300, 200)), torch.randn(33, 300)
+    layer, x = packing.Int8Linear(nn.Linear(300, 200), 7), torch.randn(33, 300)
     together = layer(x)
     assert all(torch.equal(layer(x[i : i + 1])[0], together[i]) for i in range(len(x)))
     assert torch.equal(layer(x[None, ::2])[0], together[::2])

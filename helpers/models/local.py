@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..packing import Int8Linear, give_back, int8_name
+from ..packing import give_back, type_name
 from ..replies import StopRule
 from .contract import Completion, ModelError, Request
 from .sampling import sample
@@ -95,8 +95,7 @@ class TransformersGenerator:
             raise ModelError(f"{name} has no fast tokenizer: convert it with AutoTokenizer(..., use_fast=True) first.")
         self.model, self.tokenizer = model, tokenizer
         self.name, self.revision, self.batch_size = name, revision, batch_size
-        int8 = any(isinstance(module, Int8Linear) for module in model.modules())
-        self.dtype = int8_name() if int8 else str(model.dtype).removeprefix("torch.")
+        self.dtype = type_name(model)
         self.encoder_decoder = bool(model.config.is_encoder_decoder)
         self.stats = GenerationStats()
         self._backend = tokenizer.backend_tokenizer

@@ -22,7 +22,7 @@ _STOPPED_CLOCK = "".join(
         "}}{% endmacro %}\n",
     ]
 )
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int7")
 
 
 def check_readable(name: str) -> None:
@@ -102,7 +102,7 @@ def load_weights(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    from ..packing import pack_linears
+    from ..packing import INT8, pack_linears
 
     try:
         local = is_folder
@@ -113,14 +113,14 @@ def load_weights(
             config = AutoConfig.from_pretrained(source, **where)
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            stored = "auto" if dtype == "int8" else getattr(torch, dtype)  # as in the file: never all of it in float32
+            stored = "auto" if dtype in INT8 else getattr(torch, dtype)  # as in the file: never all of it in float32
             model: Any = auto.from_pretrained(source, dtype=stored, **where)
     except (OSError, ValueError) as error:
         raise _explained(name, error) from error
     model = model.to(torch.device(device)).eval()
     if device == "cpu":
-        pack_linears(model, int8=dtype == "int8")
-    if dtype == "int8":  # what is left: embeddings, norms
+        pack_linears(model, dtype)
+    if dtype in INT8:  # what is left: embeddings, norms
         model = model.to(torch.bfloat16 if has_bfloat16(device) else torch.float32)
     return model, tokenizer
 
