@@ -9,10 +9,10 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from ppo_codet5 import grid, notebooks
 from ppo_codet5.config import as_parameters
+from ppo_codet5.running import memory
 
 # GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml.
 NEEDS = {
@@ -108,10 +108,7 @@ def _device(wanted: str, gigabytes: int) -> Iterator[Finding]:
 
 
 def _memory(gigabytes: int) -> Iterator[Finding]:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.exists() and (text := limit.read_text().strip()).isdecimal():
-        total = min(total, int(text) / 1e9)
+    total = memory() / 1e9
     yield total >= gigabytes, f"{total:.0f} GB, {gigabytes} needed", "use a smaller profile, or lower batch_size"
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import ppo_codet5
 from ppo_codet5.grid import Task
 from ppo_codet5.helpers.runs import RunError
-from ppo_codet5.notebooks import resource
+from ppo_codet5.notebooks import parameters_of, resource
 
 
 def run_all(tasks: Sequence[Task], jobs: int, ray_address: str | None = None) -> Iterator[tuple[Task, str]]:
@@ -122,7 +122,7 @@ def _ended(kernels: Sequence[Any]) -> Iterator[None]:
 def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:
     """Run tasks in ``jobs`` processes at a time, which share the cores and take turns with the GPUs.
 
-    Where there is no GPU one more process has the models, for all of them.
+    Without a GPU, and where memory has no room for as many models, one more process has the models, for all of them.
     """
     from ppo_codet5.helpers.models import shared
 
@@ -142,7 +142,7 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
         finally:
             gpus.put(gpu)
 
-    shares = len(group) > 1 and not names
+    shares = len(group) > 1 and not names and _memory_needed(group) * min(jobs, len(group)) > memory()
     pool = ThreadPoolExecutor(jobs)
     with shared.serving(group[0].output.parent / "models.log") if shares else contextlib.nullcontext():
         try:
@@ -153,6 +153,32 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
             for process in running:
                 process.terminate()
             pool.shutdown()
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has, or this container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdecimal():
+        total = min(total, int(text))
+    return total
+
+
+def _memory_needed(group: Sequence[Task]) -> float:
+    """Bytes that the largest of the tasks takes with models of its own, while it loads them, on a CPU.
+
+    A model takes 1.4 times its files in int8 and up to 2.2 times in float32, the rest of a task 1 GB, as measured with
+    ``benchmarks/memory.py`` and ``benchmarks/shared.py``.
+    """
+    from ppo_codet5.helpers.models import weight_bytes
+
+    most = 0.0
+    for task in group:
+        values = parameters_of(resource(task.notebook), task.parameters)
+        names = {str(values[role]) for role in ("code_model", "rewriter_model") if role in values}
+        files = sum(weight_bytes(name) for name in names)
+        most = max(most, 1e9 + files * (1.5 if str(values.get("dtype")).startswith("int") else 2.2))
+    return most
 
 
 def _gpus() -> list[str]:

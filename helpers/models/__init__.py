@@ -13,7 +13,7 @@ from . import replicas, server, shared
 from .cache import CachedGenerator
 from .contract import Completion, ModelError, Request, TextGenerator
 from .loading import load_model
-from .sources import ALIASES, DTYPES, check_readable, has_bfloat16, load_tokenizer, render_chat
+from .sources import ALIASES, DTYPES, check_readable, has_bfloat16, load_tokenizer, render_chat, weight_bytes
 
 __all__ = [
     "ALIASES",
@@ -32,6 +32,7 @@ __all__ = [
     "replicas",
     "server",
     "shared",
+    "weight_bytes",
 ]
 
 _pools: WeakValueDictionary[tuple[object, ...], replicas.RayGenerator] = WeakValueDictionary()

@@ -1,9 +1,9 @@
 """Models that several processes of one machine share: loaded once, and all their requests decoded together.
 
 ``serving`` starts a process that loads models as they are asked for. While it runs, ``load_generator`` gives a
-:class:`SharedGenerator` here and in every process that is started from here, in the place of a model of its own. A decode
-step of few rows takes nearly as long as one of many, since it reads all weights either way: together the processes do
-more than each with a model of its own, in the memory of one. The socket is for this user only.
+:class:`SharedGenerator` here and in every process that is started from here, in the place of a model of its own: for a
+machine whose memory does not hold one for each, which would write more (``benchmarks/shared.py``). The socket is for this
+user only.
 """
 
 from __future__ import annotations

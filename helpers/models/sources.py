@@ -84,6 +84,16 @@ def find(name: str) -> tuple[str, bool]:
     )
 
 
+def weight_bytes(name: str) -> float:
+    """Bytes of a model's weights on this disk: 0 for one behind a server, infinite where the hub has them."""
+    if name.startswith(("openai:", "ray:")):
+        return 0.0
+    source, is_folder = find(name)
+    if not is_folder:
+        return float("inf")
+    return float(sum(path.stat().st_size for kind in ("safetensors", "bin") for path in Path(source).glob(f"*.{kind}")))
+
+
 def folder_digest(folder: Path) -> str:
     """Content hash of the files that decide what a saved model says, so that a copied folder is the same model."""
     digest = hashlib.sha256()
