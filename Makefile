@@ -22,10 +22,9 @@ NO_MODEL_NEEDS := filelock|huggingface_hub|hypothesis|matplotlib|nbformat|numpy|
 
 # The tests that load models on the newest transformers that the metadata allows; the pinned one is the oldest.
 NEWEST := $(shell sed -n 's/^ *"\(transformers[^"]*\)",/\1/p' pyproject.toml)
-OF_MODELS := models packing slots widths scripted_decoder embedding trainer
+OF_MODELS := models packing slots widths scripted_decoder embedding
 LONG := $(patsubst %,tests/test_%.py,package coder cluster notebook) # of the slow tests: the others fill the end
-AS_USERS_DO := tests/test_cli.py::test_train_and_eval_exactly_as_the_readme_writes_them \
-	tests/test_notebook.py::test_it_runs_headless_with_a_chat_model_that_writes_more_of_its_reply
+AS_A_USER_DOES := tests/test_notebook.py::test_it_runs_headless_with_a_chat_model_that_writes_more_of_its_reply
 
 .PHONY: help demo demo-quick test test-slow test-newest test-other-python lint assets clean
 
@@ -62,7 +61,7 @@ test-newest: assets $(BIN)/.requirements-dev
 	$(BIN)/python -m venv .venv-newest
 	$(BIN)/python -c "import site; print(*site.getsitepackages())" > $$(echo .venv-newest/lib/python*/site-packages)/pinned.pth
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "$(NEWEST)"
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 -m "not slow" $(OF_MODELS:%=tests/test_%.py) $(AS_USERS_DO)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 -m "not slow" $(OF_MODELS:%=tests/test_%.py) $(AS_A_USER_DOES)
 
 test-other-python:
 	$(OTHER_PYTHON) -m venv .venv-other

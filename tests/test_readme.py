@@ -89,6 +89,27 @@ def shares(problems: dict[int, list[dict[str, Any]]], budget: int) -> list[float
     return result
 
 
+def test_the_requests_that_rows_share_are_counted_again() -> None:
+    """Two that decode in another way (greedily) share with each other only."""
+    asked = {
+        key: {
+            (seed, task, row["attempt"], row["prompt"], key[1] in ("epic", "reflexion"))
+            for seed, problems in groups.items()
+            for task, rows in problems.items()
+            for row in rows
+            if row["attempt"] < 3
+        }
+        for key, groups in masks("laptop").items()
+    }
+    header, rows = table(block("requests"))
+    assert {ROWS[row[0]] for row in rows} == {strategy for _, strategy in asked} and len(header) == 3
+    for (name, *cells), form in ((row, header.index(h)) for row in rows for h in header[1:]):
+        key = header[form].removesuffix(" form"), ROWS[name]
+        others = set().union(*(theirs for other, theirs in asked.items() if other[0] == key[0] and other != key))
+        assert float(cells[form - 1]) == round(100 * len(asked[key] & others) / len(asked[key]))
+    assert all(float(cell) > 75 for row in rows for cell in row[1:] if ROWS[row[0]] in ("direct", "mutation", "random"))
+
+
 def outcomes_of(folder: str, budget: int) -> dict[tuple[str, str], np.ndarray]:
     """Shares of scored asserts passed, [seeds, problems], by (column, row of the table)."""
     found = {}

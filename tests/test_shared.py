@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -163,24 +164,27 @@ def test_it_ends_with_the_process_that_started_it(llama: str, tmp_path: Path) ->
     pytest.fail("it still answers after ten seconds")
 
 
-@pytest.mark.parametrize(("dtype", "times"), [("float32", 2.2), ("int8", 1.5)])
 def test_tasks_of_the_grid_share_models_only_where_memory_does_not_hold_one_for_each(
-    dtype: str, times: float, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parameters = f"code_model: str = {llama!r}\nrewriter_model: str = {llama!r}\ndtype: str = {dtype!r}"
+    parameters = f"code_model: str = {llama!r}\nrewriter_model: str = {llama!r}\ndtype: str = 'int8'"
     cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(f"import os; print('at', os.environ.get({shared.ADDRESS!r}))")]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "one.ipynb")
     monkeypatch.setattr(os, "environ", {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-    tasks = [grid.Task(n, str(tmp_path / "one.ipynb"), tmp_path / n / "out.ipynb", tmp_path / n, {}) for n in "abc"]
-    one = 1e9 + times * sum(path.stat().st_size for path in Path(llama).glob("*.safetensors"))  # both roles have it
-    for room, jobs, own in [(2 * one, 2, True), (2 * one - 1, 2, False), (3 * one - 1, 8, False)]:
+    tasks = [grid.Task(n, str(tmp_path / "one.ipynb"), tmp_path / n / "out.ipynb", tmp_path / n, {}) for n in "ab"]
+    files = sum(path.stat().st_size for path in Path(llama).glob("*.safetensors"))  # both roles have them
+    one = 1e9 + 1.5 * files
+    for room, jobs, own in [(2 * one, 8, True), (2 * one - 1, 2, False)]:
         monkeypatch.setattr(running, "memory", lambda room=room: room)
-        assert [why for _, why in running.run_all(tasks, jobs)] == [""] * 3
+        assert [why for _, why in running.run_all(tasks, jobs)] == [""] * 2
         texts = [nbformat.read(task.output, as_version=4).cells[-1].outputs[0].text for task in tasks]
-        assert [text.startswith("at None") for text in texts] == [own] * 3 and len(set(texts)) == 1
+        assert [text.startswith("at None") for text in texts] == [own] * 2 and len(set(texts)) == 1
+    server = {"dtype": "float32", "rewriter_model": "openai:large@http://127.0.0.1:1/v1"}
+    assert running._memory_needed([replace(tasks[0], parameters=server)]) == pytest.approx(1e9 + 2.2 * files)
+    assert running._memory_needed([replace(tasks[0], parameters={"code_model": "owner/on-the-hub"})]) == float("inf")
 
 
 def test_clients_that_come_at_once_have_one_runner(llama: str) -> None:

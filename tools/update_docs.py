@@ -580,6 +580,16 @@ def int8() -> str:
     return "\n".join(lines)
 
 
+def requests() -> str:
+    """Of what each row of the laptop runs asked the code model for, the share that another row asked for too."""
+    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "laptop"))[0])
+    lines = ["| | " + " | ".join(f"{column.reference.settings['prompt_form']} form" for column in columns) + " |"]
+    lines.append("|---|" + "---|" * len(columns))
+    found = [{row[0]: row[2] for row in tables.shared_table([column]).rows[1:]} for column in columns]
+    lines += [f"| {name} | " + " | ".join(shares[name] for shares in found) + " |" for name in found[0]]
+    return "\n".join(lines)
+
+
 def shared() -> str:
     """What tasks at the same time write, with a model each and with one for all."""
     record = _record("speed/shared.json")
@@ -653,6 +663,7 @@ BLOCKS = {
         "choice": choice,
     },
     "docs/models.md": {"published": published, "forms": forms, "memory": memory, "int8": int8, "wordings": wordings},
+    "docs/protocols.md": {"requests": requests},
     "docs/running.md": {"minutes": minutes, "results": results},
     "docs/scaling.md": {"cluster": cluster, "shared": shared},
     "docs/settings.md": {"settings": Config().table},
