@@ -168,6 +168,7 @@ def test_tasks_of_the_grid_share_models_only_where_memory_does_not_hold_one_for_
     llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parameters = f"code_model: str = {llama!r}\nrewriter_model: str = {llama!r}\ndtype: str = 'int8'"
+    parameters += "\ngeneration_cache: str = 'cache'"  # for the server below
     cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(f"import os; print('at', os.environ.get({shared.ADDRESS!r}))")]
     notebook = nbformat.v4.new_notebook(cells=cells)
