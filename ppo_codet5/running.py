@@ -170,14 +170,14 @@ def _memory_needed(group: Sequence[Task]) -> float:
     A model takes 1.4 times its files in int8 and up to 2.2 times in float32, the rest of a task 1 GB, as measured with
     ``benchmarks/memory.py`` and ``benchmarks/shared.py``.
     """
-    from ppo_codet5.helpers.models import weight_bytes
+    from ppo_codet5.helpers.models import INT8, weight_bytes
 
     most = 0.0
     for task in group:
         values = parameters_of(resource(task.notebook), task.parameters)
         names = {str(values[role]) for role in ("code_model", "rewriter_model") if role in values}
         files = sum(weight_bytes(name) for name in names)
-        most = max(most, 1e9 + files * (1.5 if str(values.get("dtype")).startswith("int") else 2.2))
+        most = max(most, 1e9 + files * (1.5 if values.get("dtype") in INT8 else 2.2))
     return most
 
 

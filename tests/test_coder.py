@@ -97,7 +97,7 @@ def test_greedy_texts_are_those_of_transformers(model: TransformersGenerator) ->
     """One prompt at a time; of the 0.5B by a model that transformers loads by itself, nothing packed (both in memory)."""
     from transformers import AutoModelForCausalLM
 
-    requests = chats(20, 16) if model.name == NAMES[0] else chats(8, 8)
+    requests = chats(20, 16 if model.name == NAMES[0] else 8)
     texts = [reply.text for reply in model.generate(requests)]
     plain = model.model
     if model.name == NAMES[0]:

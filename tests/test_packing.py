@@ -76,9 +76,8 @@ def test_an_int8_layer_sums_integers_on_every_cpu(
         weight[:, 0], x[:, 0] = most, 127  # so that all scales are 1
         linear = nn.Linear(inputs, outputs, bias=False)
         linear.weight.copy_(weight)
-        assert torch.equal(
-            packing.Int8Linear(linear, bits)(x), x @ weight.T
-        )  # float32 holds all whole numbers up to 2 ** 24
+        # float32 holds all whole numbers up to 2 ** 24
+        assert torch.equal(packing.Int8Linear(linear, bits)(x), x @ weight.T)
 
 
 @torch.inference_mode()

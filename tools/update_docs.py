@@ -41,9 +41,15 @@ def same(what: str, values: Iterable[Any]) -> Any:
     return first
 
 
+@cache
+def columns_of_laptop() -> list[runs.Column]:
+    """The committed laptop runs, a column for each form of prompt."""
+    return runs.columns(runs.collect(str(ROOT / "results" / "laptop"))[0])[0]
+
+
 def results() -> str:
     """The table of the committed laptop runs, what was run, and whether the agent beat the controls."""
-    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "laptop"))[0])
+    columns = columns_of_laptop()
     found = tables.scores(columns, [], **DRAWS)
     compared = tables.comparisons(columns, **DRAWS)
     adjusted = statistics.holm([c.p for c in compared])
@@ -582,7 +588,7 @@ def int8() -> str:
 
 def requests() -> str:
     """Of what each row of the laptop runs asked the code model for, the share that another row asked for too."""
-    columns, _ = runs.columns(runs.collect(str(ROOT / "results" / "laptop"))[0])
+    columns = columns_of_laptop()
     lines = ["| | " + " | ".join(f"{column.reference.settings['prompt_form']} form" for column in columns) + " |"]
     lines.append("|---|" + "---|" * len(columns))
     found = [{row[0]: row[2] for row in tables.shared_table([column]).rows[1:]} for column in columns]

@@ -13,11 +13,12 @@ from . import replicas, server, shared
 from .cache import CachedGenerator
 from .contract import Completion, ModelError, Request, TextGenerator
 from .loading import load_model
-from .sources import ALIASES, DTYPES, check_readable, has_bfloat16, load_tokenizer, render_chat, weight_bytes
+from .sources import ALIASES, DTYPES, INT8, check_readable, has_bfloat16, load_tokenizer, render_chat, weight_bytes
 
 __all__ = [
     "ALIASES",
     "DTYPES",
+    "INT8",
     "CachedGenerator",
     "Completion",
     "ModelError",

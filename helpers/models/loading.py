@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from .contract import ModelError
-from .sources import ALIASES, DTYPES, find, folder_digest, has_bfloat16, load_weights
+from .sources import ALIASES, DTYPES, INT8, find, folder_digest, has_bfloat16, load_weights
 
 if TYPE_CHECKING:
     from .local import TransformersGenerator
@@ -40,7 +40,7 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if has_bfloat16(device) else "float32"
-    if dtype in ("int8", "int7") and device != "cpu":
+    if dtype in INT8 and device != "cpu":
         raise ModelError(f"dtype {dtype} is for the CPU, not for {device}: use auto there.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device cuda: torch {torch.__version__} finds no GPU here; use 'auto' or 'cpu'.")

@@ -22,7 +22,8 @@ _STOPPED_CLOCK = "".join(
         "}}{% endmacro %}\n",
     ]
 )
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int7")
+INT8 = ("int8", "int7")  # computed in int8 on a CPU, with as many bits a weight as it adds up exactly, and with 7
+DTYPES = ("auto", "float32", "bfloat16", "float16", *INT8)
 
 
 def check_readable(name: str) -> None:
@@ -112,7 +113,7 @@ def load_weights(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    from ..packing import INT8, pack_linears
+    from ..packing import exact_bits, pack_linears
 
     try:
         local = is_folder
@@ -129,7 +130,7 @@ def load_weights(
         raise _explained(name, error) from error
     model = model.to(torch.device(device)).eval()
     if device == "cpu":
-        pack_linears(model, dtype)
+        pack_linears(model, {"int8": exact_bits(), "int7": 7}[dtype] if dtype in INT8 else None)
     if dtype in INT8:  # what is left: embeddings, norms
         model = model.to(torch.bfloat16 if has_bfloat16(device) else torch.float32)
     return model, tokenizer
