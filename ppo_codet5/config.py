@@ -142,6 +142,7 @@ class EnvironmentConfig(Section):
     )
     max_samples: int | None = _option(None, "train on this many problems of the split, null for all", "train_limit")
     eval_samples: int | None = _option(None, "score this many problems of the split, null for all", "eval_limit")
+    show_feedback: bool = _option(True, "rewriter, repair and agent read what the visible asserts say of an attempt")
     visible_tests: int | str = _option(1, 'asserts shown to models and agent: 1 (leak-free) or "all" (published)')
     reward_scale: float = _option(1.0, "factor on the sum")
     penalty_scale: float = _option(-0.1, "added at each step")

@@ -71,6 +71,7 @@ class Parameters:
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
     memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
     # Environment
+    show_feedback: bool = True  # rewriter, repair and agent read what the visible asserts say of an attempt
     observation: str = "full"  # what the agent sees: "full", or "scalars" without the embeddings
     max_steps: int = 4  # generations per episode, the budget
     num_envs: int = 96  # problems stepped at once
@@ -355,7 +356,7 @@ def verdict_in_words(asserts, verdict):
 
 def with_failure(task, code, said, notes=()):
     """A task for the code model with the program that failed, what its tests said, and notes."""
-    words = [task, f"Note: This program is wrong:\n{code}", f"Note: Its tests say: {said}"]
+    words = [task, f"Note: This program is wrong:\n{code}", *([f"Note: Its tests say: {said}"] if said else [])]
     return "\n".join([*words, *(f"Note: {note}" for note in notes)]).replace('"""', "'''")
 
 
@@ -457,7 +458,8 @@ class PromptRewriter:
         def prompt(job):
             return (
                 "A program failed its test. Say in one sentence what is wrong."
-                f"\nTask: {job['task']}\nProgram:\n{job['code']}\nResult: {job['feedback']}"
+                f"\nTask: {job['task']}\nProgram:\n{job['code']}"
+                + (f"\nResult: {job['feedback']}" if job["feedback"] else "")
             )
 
         replies = self.ask(jobs, prompt, lambda job: self.REFLECT, "reflect", lambda job: self.reflection_tokens)
@@ -476,7 +478,9 @@ class SpecificationRewriter(PromptRewriter):
     def prompt(self, job):
         words = ["Task: " + job["task"], *job["shown"]]
         if job["code"]:
-            words += ["A program that failed:", job["code"], f"Result: {job['feedback']}"]
+            words += ["A program that failed:", job["code"]]
+        if job["feedback"]:
+            words.append(f"Result: {job['feedback']}")
         words += [f"Lesson: {note}" for note in job["reflections"]]
         words.append("Explain the task to a programmer, without code. Complete these lines:")
         if job["reflect"]:
@@ -818,7 +822,7 @@ def attempt_row(world, episode, name, task, program, reply, verdict, cost, cosin
         "scored_mask": mask[:scored],
         "full_mask": mask,
         "outcomes": list(verdict.outcomes),
-        "feedback": feedback(asserts, verdict, float(cosine), edits),
+        "feedback": feedback(asserts, verdict, float(cosine), edits) if config.show_feedback else "",
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
         "rewriter_calls": cost.calls,

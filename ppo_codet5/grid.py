@@ -207,7 +207,8 @@ def check_folders(tasks: Sequence[Mapping[str, Any]]) -> None:
             identity = json.loads(config.read_text(encoding="utf-8")).get("identity", {})
             if any(identity.get(name) != decisive[name] for name in beside):
                 continue
-            if differ := [name for name, value in decisive.items() if identity.get(name, value) != value]:
+            before = {**decisive, **settings.LATER, **identity}
+            if differ := [name for name, value in {**settings.LATER, **decisive}.items() if before[name] != value]:
                 raise RunError(
                     f"{config.parent} belongs to another config (different: {', '.join(differ)}); "
                     "choose another run_dir or delete this one"

@@ -243,6 +243,11 @@ def test_an_output_folder_of_another_config_is_refused_and_left_alone(empty: Pat
     assert re.search(
         r"runs/smoke/01_ppo_codet5/resampling belongs to another config \(different: seed\); choose another", said
     )
+    (config,) = empty.rglob("config.json")  # a parameter that runs of before did not have stands there once it is used
+    assert "show_feedback" not in json.loads(config.read_text())["identity"]
+    assert "(different: show_feedback)" in refused(
+        "-p", "show_feedback=false", "-p", "dtype=float32", "-p", "device=cpu"
+    )
     assert {path: path.read_bytes() for path in empty.rglob("*") if path.is_file()} == files
 
 

@@ -702,6 +702,27 @@ def test_without_memory_nothing_is_reflected_on(make) -> None:
     assert request.prefix == "Specification:" and "Mistake" not in request.prompt[0][1]
 
 
+@pytest.mark.parametrize("style", ["specification", "sentence"])
+def test_without_feedback_nobody_reads_what_the_asserts_say(make, style) -> None:
+    """Rewriter, repair and observation know the program that failed and the scores, and no word of its tests."""
+    said, seen = {}, {}
+    rewrites = lambda r: None if style == "sentence" else f"{r.prefix} It adds.\nSpecification:{GOOD}"  # noqa: E731
+    for show in (True, False):
+        changes = {"show_feedback": show, "rewrite_style": style, "actions": "direct,mutation,rewriting,repair"}
+        env = RLPromptEnv(make(rule=always(wrong), rewrites=rewrites, **changes))
+        steps = play(env, TRAIN[0].task_id, [0, 2, 3])
+        parts = env.world.parts
+        said[show] = " ".join(request.prompt[0][1] for request in parts.rewriter.requests) + steps[3][4]["prompt"]
+        seen[show] = np.stack([observation for observation, *_ in steps])
+    told = ("should be 4.0 but is", "similarity to the original", "Result:", "Its tests say")
+    assert all(words in said[True] for words in told if style == "specification" or words != "Result:")
+    assert not any(words in said[False] for words in told) and "return 'no such value'" in said[False]
+    half = env.world.parts.embedder.dim
+    words, rest = np.s_[:, half : 2 * half], np.s_[:, 2 * half :]
+    assert len(np.unique(seen[False][words][1:], axis=0)) == 1 < len(np.unique(seen[True][words][1:], axis=0))
+    assert np.array_equal(seen[True][rest][:2], seen[False][rest][:2])
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=300), st.booleans())
 def test_whatever_comes_back_the_task_stays_and_prose_follows(reply: str, reflect: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shlex
+import subprocess
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +19,8 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from ppo_codet5 import cli
+from ppo_codet5.notebooks import parameters_of
 from tools import update_docs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -544,6 +548,29 @@ def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
     named = re.findall(r"`((?:profiles|results|slurm|tests|tools|benchmarks|data)/[\w./-]+)`", text)
     for path in [*(page.parent / link for link in links), *(ROOT / name for name in named)]:
         assert path.exists(), path
+
+
+def test_the_ablations_of_the_docs_each_change_what_they_name(tmp_path, monkeypatch, capsys):
+    """The loop as bash expands it, and each of its commands as a plan: one setting differs from the first, the whole."""
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    (loop,) = re.findall(r"```bash\n(for change in .*?)```", page, re.S)
+    said = subprocess.run(["bash", "-ec", f'ppo-codet5() {{ printf "%q " "$@"; echo; }}\n{loop}'], capture_output=True)
+    lines = [shlex.split(line) for line in said.stdout.decode().splitlines()]
+    monkeypatch.chdir(tmp_path)
+    plans = []
+    for line in lines[:-1]:
+        assert cli.main([*line, "-p", "problems=starter", "--dry-run", "--json"]) == 0
+        tasks = json.loads(capsys.readouterr().out)["tasks"]
+        plans.append([parameters_of(ROOT / "02_PPO_LlaMa.ipynb", task["parameters"]) for task in tasks])
+    assert len(plans) == 7 and all([plan["seed"] for plan in seeds] == [0, 1] for seeds in plans)
+    whole = plans[0][0]
+    assert whole["memory_size"] == 3 and whole["eval_split"] == "validation"
+    changed = [{name for name in whole if name != "run_dir" and seeds[0][name] != whole[name]} for seeds in plans]
+    wanted = ["memory_size", "show_feedback", "rewrite_style", "edit_base", "observation", "rewriter_model"]
+    assert changed == [set(), *({name} for name in wanted)]
+    kept = [line[line.index("--keep") + 1] for line in lines[:-1]]
+    assert lines[-1][-2:] == ["-p", "ablations=results/ablations"] and f"runs={kept[0]}" in lines[-1]
+    assert len(set(kept)) == 7 and {Path(folder).parent for folder in kept} == {Path("results/ablations")}
 
 
 def test_the_example_of_problems_of_one_s_own_works_as_the_page_says(

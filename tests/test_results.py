@@ -22,6 +22,7 @@ from made_runs import SETTINGS, TASKS, attempt, draws, make_all, make_run, simul
 from ppo_codet5.helpers.results import figures, findings, scoring, statistics, tables
 from ppo_codet5.helpers.results import runs as results
 from ppo_codet5.helpers.runs import RunError
+from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -355,6 +356,47 @@ def test_edits_that_turned_the_first_attempt_show_both_prompts(tmp_path):
         rows = results.slim(json.loads(line) for line in log.read_text().splitlines())
         log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert list(findings.edits_say(read(tmp_path / "runs")[0][0]))[1].startswith("No example is shown")
+
+
+def test_an_ablation_is_paired_with_the_whole_method(tmp_path):
+    """The whole is the agent that the others differ least from; the differences are counted from the files alone."""
+    whole, bare = {"memory_size": 3, "rewrite_style": "plan"}, {"memory_size": 0, "rewrite_style": "plan"}
+    for seed in (0, 1):
+        make_run(tmp_path / f"whole{seed}", "ppo", seed, skill=1.5, **whole)
+        make_run(tmp_path / f"bare{seed}", "ppo", seed, skill=-1.0, **bare)
+        make_run(tmp_path / f"random{seed}", "random", seed, skill=0.5, **whole)
+    make_run(tmp_path / "scalars", "ppo", 0, skill=1.0, observation="scalars", **whole)
+    make_run(tmp_path / "told", "ppo", 0, skill=1.0, show_feedback=False, **whole)
+    make_run(tmp_path / "two", "ppo", 0, memory_size=0, rewrite_style="sentence")
+    columns, _ = read(tmp_path)
+    table = tables.ablation_table(columns, **DRAWS)
+    rows = {row[0]: row for row in table.rows}
+    names = ["memory_size 0 against 3", "observation 'scalars' against 'full'", "show_feedback False against True"]
+    assert table.rows[0][0] == "the whole method" and set(rows) == {"the whole method", *names, "random actions"}
+    p = []
+    for name, folder, strategy, seeds in (
+        (names[0], "bare", "ppo", (0, 1)),
+        (names[1], "scalars", "ppo", (0,)),
+        (names[2], "told", "ppo", (0,)),
+        ("random actions", "random", "random", (0, 1)),
+    ):
+        mine = [counted(tmp_path / (f"{folder}{s}" if len(seeds) > 1 else folder), strategy, 4)[0] for s in seeds]
+        theirs = [counted(tmp_path / f"whole{s}", "ppo", 4)[0] for s in seeds]
+        apart = [sum(a) - sum(b) for a, b in zip(zip(*mine, strict=True), zip(*theirs, strict=True), strict=True)]
+        better, worse = sum(x > 0 for x in apart), sum(x < 0 for x in apart)
+        points = 100 * sum(apart) / len(seeds) / len(TASKS)
+        row = rows[name]
+        assert row[1].startswith(f"{100 * fmean(map(fmean, mine)):.1f} ") and row[7].startswith(f"{points:+.1f} [")
+        assert row[5:7] == [str(better), str(worse)]
+        p.append(binomtest(better, better + worse).pvalue if better + worse else 1.0)
+        assert row[8] == ("< 0.001" if p[-1] < 0.001 else f"{p[-1]:.3f}")
+    order = [list(rows).index(name) for name in (*names, "random actions")]
+    adjusted = dict(zip(order, multipletests(p, method="holm")[1], strict=True))
+    assert [row[9] for row in table.rows[1:]] == [
+        "< 0.001" if adjusted[i] < 0.001 else f"{adjusted[i]:.3f}" for i in sorted(adjusted)
+    ]
+    assert any("left out: it differs in memory_size, rewrite_style" in note for note in table.notes)
+    assert tables.ablation_table([], **DRAWS).rows == []
 
 
 def test_the_power_of_a_comparison_is_that_of_its_variances(everything):

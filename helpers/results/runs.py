@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs import RunError, read_rows, stable_hash, user_path
-from ..settings import model_label
+from ..settings import LATER, model_label
 from . import scoring
 
 PUBLISHED = {  # the rows of the published table, in its order
@@ -146,7 +146,7 @@ class RunDir:
         found = {f"{role} {what}": m[what] for role, m in models.items() for what in ("revision", "dtype") if what in m}
         found |= {name: self.config[name] for name in ("tagger",) if name in self.config}
         before = {"prompt_form": "completion", "observation": "full", "actions": ",".join(self.actions)}
-        return {**before, **self.identity, **found}
+        return {**before, **LATER, **self.identity, **found}
 
     @property
     def actions(self) -> list[str]:

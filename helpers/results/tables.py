@@ -411,6 +411,43 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
     return Table(header, rows)
 
 
+def ablation_table(columns: Sequence[Column], seed: int, resamples: int) -> Table:
+    """Agents that differ from the whole method in one setting, and random actions in its place, each paired with it.
+
+    The whole method is the agent from which all agents together differ in the fewest settings. p-values are adjusted by
+    Holm over the rows. Agents that differ in several settings, or in what is scored, are named in the notes.
+    """
+    header = ["Agent", "Pass@1", "SoftPass@1", "tokens", "n", "better", "worse", "difference, points", "p", "Holm p"]
+    agents = [column for column in columns if AGENT in column.entries]
+    if not agents:
+        return Table(header, [])
+    whole = min(agents, key=lambda c: sum(len(_changed(other, c)) for other in agents))
+    changed = {id(column): _changed(column, whole) for column in agents}
+    one = [c for c in agents if len(changed[id(c)]) == 1 and not runs.NEVER_OWN & set(changed[id(c)])]
+    entries = [(runs.words(c.reference, whole.reference, changed[id(c)]), c.entries[AGENT]) for c in one]
+    entries += [("random actions", whole.entries["random"])] if "random" in whole.entries else []
+    pairs = [
+        (words, entry, compare(whole, words, entry, whole.entries[AGENT], seed, resamples)) for words, entry in entries
+    ]
+    adjusted = iter(statistics.holm([c.p for *_, c in pairs if c]))
+    rows = [["the whole method", *_ablated(whole.entries[AGENT], seed, resamples), *[EMPTY] * 6]]
+    for words, entry, c in pairs:
+        tested = [c.size, str(c.wins), str(c.losses), c.points, _p(c.p), _p(next(adjusted))] if c else [EMPTY] * 6
+        rows.append([words, *_ablated(entry, seed, resamples), *tested])
+    others = (c for c in agents if c is not whole and c not in one)
+    notes = [f"{c.title} is left out: it differs in {', '.join(changed[id(c)])}." for c in others]
+    return Table(header, rows, [f"The whole method: {', '.join(whole.parts)}.", *notes])
+
+
+def _changed(column: Column, other: Column) -> list[str]:
+    """The parameters in which their agents differ; a model's revision and type go with its name."""
+    return [name for name in runs.differences(column.reference, other.reference) if " " not in name]
+
+
+def _ablated(entry: Entry, seed: int, resamples: int) -> list[str]:
+    return [*map(str, cells(entry.solved(), entry.soft(), seed, resamples)), f"{entry.tokens():.0f}"]
+
+
 def _detectable(c: Comparison, seeds: int, n: int, family: int) -> str:
     """Alone and at Holm's strictest level; nothing where all outcomes are equal, so that there is no variance to go by."""
     if not any((c.spread.seeds, c.spread.problems, c.spread.rest)):
