@@ -80,6 +80,24 @@ def test_an_int8_layer_sums_integers_on_every_cpu(
         assert torch.equal(packing.Int8Linear(linear, bits)(x), x @ weight.T)
 
 
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="torch without FBGEMM")
+@torch.inference_mode()
+def test_both_kernels_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So runs and kept completions do not depend on which one a CPU takes."""
+    for inputs, outputs, bias in ((300, 200, True), (64, 1000, False), (1, 1, True)):
+        linear, layers = nn.Linear(inputs, outputs, bias=bias), []
+        for laid_out in (True, False):
+            with monkeypatch.context() as patch:
+                patch.setattr(packing, "exact_bits", lambda: 7)
+                if not laid_out:
+                    patch.setattr(packing, "fbgemm_weight", lambda *_: None)
+                layers.append(packing.Int8Linear(linear, 7))
+        assert layers[0].laid_out is not None and layers[0].weight.numel() == 0 and layers[1].laid_out is None
+        for rows in (1, 2, 7, 33, 97):
+            x = torch.randn(rows, inputs) * 10 ** torch.randn(rows, 1)
+            assert torch.equal(layers[0](x), layers[1](x))
+
+
 @torch.inference_mode()
 def test_a_row_of_an_int8_layer_does_not_depend_on_the_others() -> None:
     layer, x = packing.Int8Linear(nn.Linear(300, 200), 7), torch.randn(33, 300)

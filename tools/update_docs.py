@@ -639,7 +639,7 @@ def decoders() -> str:
     record = _record("speed/decoders.json")
     machine, sets = (
         record["machine"],
-        [name for name in record["instruction_sets"] if name.startswith(("avx512_v", "amx"))],
+        [name for name in record["instruction_sets"] if name.startswith(("avx2", "avx512_v", "amx"))],
     )
     rows = sorted({run["rows"] for case in record["cases"] for run in case["runs"]})
     lines = [
