@@ -79,7 +79,7 @@ class Int8Linear(nn.Module):
             scale[rows] = weight.abs().amax(1).clamp(min=1e-12) / largest
             whole[rows] = (weight / scale[rows, None]).round_().to(torch.int8)
         self.laid_out = None if exact_bits() == 8 else fbgemm_weight(whole, scale)
-        whole = torch.ops.onednn.qlinear_prepack(whole, None) if self.laid_out is None else whole[:0]
+        whole = torch.ops.onednn.qlinear_prepack(whole, None) if self.laid_out is None else whole.new_empty(0)
         self.register_buffer("weight", whole)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int64))
