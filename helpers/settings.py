@@ -17,9 +17,8 @@ from .runs import RunError, logger
 NOT_IN_IDENTITY = (  # whatever their values, a run's content is the same
     *("run_dir", "generation_cache", "cache_mb", "synthetic_updates", "log_level", "save_frequency", "tensorboard"),
 )
-LATER = {
-    "show_feedback": True
-}  # added once there were runs: with this value a run is what it was without the parameter
+# Added once there were runs: with this value a run is what it was without the parameter.
+LATER = {"show_feedback": True}
 _FOLDERS = {"run_dir", "figure_dir", "export_dir"}  # where the notebooks write
 # Parameters that some of notebooks 01 to 03 have: a profile serves all, so the others pass over them.
 OF_SOME_NOTEBOOKS = set(
@@ -117,7 +116,7 @@ def decisive(config: Any) -> dict[str, Any]:
     values = {
         name: value
         for name, value in vars(config).items()
-        if name not in NOT_IN_IDENTITY and not (name in LATER and value == LATER[name])
+        if name not in NOT_IN_IDENTITY and (name, value) not in LATER.items()
     }
     return {
         name: bare_name(value) if name in ("code_model", "rewriter_model") else value for name, value in values.items()
