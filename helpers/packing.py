@@ -6,10 +6,12 @@ import contextlib
 import ctypes
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+
+_ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that a block gives the same input
 
 
 class PackedLinear(nn.Module):
@@ -101,6 +103,45 @@ class Int8Linear(nn.Module):
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
 
+class Together(nn.Module):
+    """Int8 layers of one input as one: it is rounded once, and one product is formed instead of two or three small ones.
+
+    The outputs are those of the layers apart, bit for bit.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear], bits: int) -> None:
+        super().__init__()
+        self.sizes = [linear.out_features for linear in linears]
+        first = linears[0]
+        whole = nn.Linear(first.in_features, sum(self.sizes), bias=False, device="meta")
+        whole.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]), requires_grad=False)
+        if first.bias is not None:
+            whole.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]), requires_grad=False)
+        self.layer = Int8Linear(whole, bits)
+        self.input: torch.Tensor | None = None
+        self.outputs: dict[int, torch.Tensor] = {}
+
+    def output(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """The output of layer ``number``: of the product that another of the layers asked for with this very tensor."""
+        if self.input is not x or number not in self.outputs:
+            self.input, self.outputs = x, dict(enumerate(self.layer(x).split(self.sizes, -1)))
+        y = self.outputs.pop(number)
+        if not self.outputs:
+            self.input = None
+        return y
+
+
+class OneOf(nn.Module):
+    """A linear layer that is computed with others (:class:`Together`)."""
+
+    def __init__(self, together: Together, number: int) -> None:
+        super().__init__()
+        self.together, self.number = together, number
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.together.output(self.number, x)
+
+
 def byte_products(whole: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
     """oneDNN's product of bytes, of which 128 stands for 0, with laid out int8 weights; summed, scaled, float32."""
     y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -177,6 +218,12 @@ def pack_linears(model: nn.Module, int8_bits: int | None = None) -> None:
         return
     # A list of all modules would keep every layer that is replaced until the end.
     for module in [module for module in model.modules() if type(module) is not nn.Linear]:
+        for group in _ONE_INPUT:
+            linears = [child for name in group if type(child := getattr(module, name, None)) is nn.Linear]
+            if int8_bits and len(linears) == len(group):
+                together = Together(linears, int8_bits)
+                for number, name in enumerate(group):
+                    setattr(module, name, OneOf(together, number))
         names = [name for name, child in module.named_children() if type(child) is nn.Linear]
         for name in names:
             setattr(module, name, kind(getattr(module, name)))

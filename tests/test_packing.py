@@ -99,6 +99,29 @@ def test_both_kernels_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> Non
             assert torch.equal(layers[0](x), layers[1](x))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_layers_of_one_input_give_together_what_they_give_apart(bias: bool) -> None:
+    linears = [nn.Linear(96, outputs, bias=bias) for outputs in (64, 8, 8)]
+    apart = [packing.Int8Linear(linear, 7) for linear in linears]
+    block = nn.Module()
+    for name, linear in zip(("q_proj", "k_proj", "v_proj"), linears, strict=True):
+        block.add_module(name, linear)
+    packing.pack_linears(block, 7)
+    products: list[int] = []
+    block.q_proj.together.layer.register_forward_hook(lambda *_: products.append(1))  # type: ignore[union-attr]
+    order = [block.q_proj, block.k_proj, block.v_proj]
+    for x in (torch.randn(5, 96), torch.randn(2, 3, 96)):
+        for layer, alone in zip(order, apart, strict=True):
+            assert torch.equal(layer(x), alone(x))
+    assert len(products) == 2
+    # As cross-attention has it: keys and values of another input than the queries, and a layer that is asked twice.
+    x, other = torch.randn(5, 96), torch.randn(7, 96)
+    for number, given_ in [(0, x), (1, other), (2, other), (0, x), (0, x), (1, other)]:
+        assert torch.equal(order[number](given_), apart[number](given_))
+    assert sum(type(module) is packing.Int8Linear for module in block.modules()) == 1  # the weights are held once
+
+
 @torch.inference_mode()
 def test_a_row_of_an_int8_layer_does_not_depend_on_the_others() -> None:
     layer, x = packing.Int8Linear(nn.Linear(300, 200), 7), torch.randn(33, 300)

@@ -412,6 +412,25 @@ def test_forged_reports_hurt_nobody(sandbox: Sandbox, index: int) -> None:
     assert time.process_time() - began < 5.0  # of ours: the values would keep a reader busy for minutes
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the program reads /proc")
+def test_the_server_s_socket_is_not_reached() -> None:
+    """A program that reached it would answer for those that come after it, however many files its client has open."""
+    size = f"os.write(n, struct.pack('<I', {2**20}))"
+    code = (
+        f"import os, struct\ndef f(x):\n    for n in range(3, 400):\n        try: {size}\n        except OSError: pass"
+    )
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]
+    try:
+        with Sandbox(workers=1) as sandbox:
+            look = "import os\ndef f(x):\n    return sum(map(is_open, range(3, 400)))\n"
+            look += "def is_open(n):\n    try: return bool(os.fstat(n))\n    except OSError: return False"
+            programs = [Program(look, ("assert f(1) == 0",)), Program(code, ("assert f(1) is None",)), GOOD]
+            assert [verdict.outcomes for verdict in sandbox.run(programs)] == [("pass",)] * 3
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
 def test_the_reader_of_a_pipe_is_not_reached(sandbox: Sandbox) -> None:
     """A program cannot connect to a server on this machine."""
     if "seccomp" not in sandbox.level:

@@ -84,6 +84,9 @@ STACK_BYTES = 8 << 20
 TEXT_CHARS = 4000  # of an exception's text; the client cuts further
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
+SOCKET = (
+    3  # the descriptor of the client's socket, whatever it was there: a program's process closes those below OPEN_FILES
+)
 CAN_WAIT = hasattr(signal, "sigtimedwait")  # not on macOS
 CHILD_SIGNAL = {signal.SIGCHLD}
 PRELOAD = "bisect copy datetime enum functools heapq itertools math operator re string typing"
@@ -350,21 +353,21 @@ def run(
     return reply
 
 
-def read_exactly(descriptor: int, size: int) -> bytes:
+def read_exactly(size: int) -> bytes:
     """Bytes from the socket; empty at its end."""
     data = b""
     while len(data) < size:
-        piece = os.read(descriptor, size - len(data))
+        piece = os.read(SOCKET, size - len(data))
         if not piece:
             return b""
         data += piece
     return data
 
 
-def send(descriptor: int, data: bytes) -> None:
+def send(data: bytes) -> None:
     data = struct.pack("<I", len(data)) + data
     while data:
-        data = data[os.write(descriptor, data) :]
+        data = data[os.write(SOCKET, data) :]
 
 
 def fill_holes() -> list[bytes]:
@@ -422,7 +425,7 @@ def lock_in(config: dict[str, Any], hello: dict[str, Any]) -> Callable[[], None]
 
 def serve(config: dict[str, Any], hello: dict[str, Any]) -> None:
     """Prepare, say hello, and answer jobs until the client closes the socket."""
-    descriptor, alone, scratch = config["fd"], config["alone"], config["scratch"]
+    alone, scratch = config["alone"], config["scratch"]
     for name in PRELOAD.split():
         __import__(name)
     children = -1
@@ -455,11 +458,11 @@ def serve(config: dict[str, Any], hello: dict[str, Any]) -> None:
     gc.collect()
     config["filling"] = fill_holes()
     gc.freeze()
-    send(descriptor, json.dumps(hello).encode())
-    while head := read_exactly(descriptor, 4):
-        job = json.loads(read_exactly(descriptor, struct.unpack("<I", head)[0]))
+    send(json.dumps(hello).encode())
+    while head := read_exactly(4):
+        job = json.loads(read_exactly(struct.unpack("<I", head)[0]))
         reply = run(job, memory, lock_child, alone, children, scratch)
-        send(descriptor, reply)
+        send(reply)
         if not reply[5]:
             return  # the scratch folder could not be emptied: the client starts a new server
 
@@ -495,7 +498,10 @@ def keep(server: int, scratch: str, client: int) -> None:
 
 def main() -> None:
     config = json.loads(sys.argv[1])
-    descriptor, wanted = config["fd"], config["layers"]
+    wanted = config["layers"]
+    if config["fd"] != SOCKET:
+        os.dup2(config["fd"], SOCKET, inheritable=False)
+        os.close(config["fd"])
     hello: dict[str, Any] = {"python": sys.version, "missing": {}}
     config["alone"], config["scratch"], made = False, "", ""
     try:
@@ -508,7 +514,7 @@ def main() -> None:
                 if reason is not None:
                     hello["missing"]["private folder"] = reason
     except OSError as error:
-        send(descriptor, json.dumps({"broken": "namespaces", "missing": {"namespaces": str(error)}}).encode())
+        send(json.dumps({"broken": "namespaces", "missing": {"namespaces": str(error)}}).encode())
         return
     if not config["scratch"]:
         folder = os.path.realpath(config["temporary"])
@@ -518,7 +524,7 @@ def main() -> None:
     keeper = os.getpid()
     server = os.fork()
     if server:
-        os.close(descriptor)
+        os.close(SOCKET)
         return keep(server, made, config["client"])
     if layers is not None:
         layers.die_with_parent(signal.SIGKILL)
