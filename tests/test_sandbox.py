@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from ppo_codet5.helpers.sandbox import OUTCOMES, Limits, Program, Sandbox, SandboxError, Verdict
-from ppo_codet5.helpers.sandbox.verdicts import MAX_DEATHS
+from ppo_codet5.helpers.sandbox.verdicts import MAX_DEATHS, Attempt
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = sys.platform == "linux"
@@ -272,6 +272,30 @@ def test_calibrate() -> None:
     with Sandbox(workers=1, limits=Limits(memory_mb=512, wall_factor=4.0)) as sandbox:
         limits = sandbox.calibrate([quick, Program(busy, ("assert f(1) == 1", "assert f(2) == 2"))])
     assert limits == [Limits(0.5, 4.0, 512), Limits(4.0, 4.0, 512)]
+
+
+def test_a_reference_that_hangs_gives_no_longer_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def patiently(self: Sandbox, programs: list[Program]) -> list[Program]:  # a second instead of a minute
+        return [replace(program, limits=Limits(1.0)) for program in programs]
+
+    monkeypatch.setattr(Sandbox, "_patient", patiently)
+    with Sandbox(workers=1, limits=Limits(3.0)) as sandbox:
+        assert sandbox.calibrate([Program("def f(x):\n    while True: pass", ("assert f(1) == 1",))]) == [Limits(4.0)]
+
+
+def test_a_failure_of_the_sandbox_s_own_is_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program("def f():\n    return 1", ("assert f() == 1",))
+    with Sandbox(workers=1, cache_size=0) as sandbox:
+        assert sandbox.run([program])[0].scored() == (1,)
+
+        def none_left(*_: object) -> None:
+            raise SandboxError("no process can be started.")
+
+        monkeypatch.setattr(Attempt, "take", none_left)
+        (verdict,) = sandbox.run([program])
+        assert (verdict.outcomes, verdict.mask) == (("sandbox_error",), (0,))
+        with pytest.raises(SandboxError, match=r"not scored: no process can be started\. Free processes or memory"):
+            verdict.scored()
 
 
 def test_memory_limit_is_the_programs(sandbox: Sandbox) -> None:

@@ -336,6 +336,39 @@ def test_notes_say_where(sandbox: Sandbox) -> None:
         assert verdict.passed and (note in verdict.notes[0] if note else not verdict.notes), (test, verdict)
 
 
+LIBRARY = """
+from math import isclose, pi
+from functools import reduce as fold
+import math as m
+import itertools
+"""
+OF_LIBRARY = "isclose(f(1), 3.14)|m.isclose(f(1), 3.14)|abs(f(1) - pi) < 0.1|fold(max, f(1)) == 3|list(itertools.islice(f(1), 1))"
+
+
+@pytest.mark.parametrize("test", OF_LIBRARY.split("|"))
+def test_what_the_setup_imports_is_the_library_s_and_not_the_program_s(sandbox: Sandbox, test: str) -> None:
+    """Programs that patch the library, or whose objects agree with everything, learn nothing from an import."""
+    value = "[3.0]" if "fold" in test or "islice" in test else "3.14"
+    honest = Program(f"def f(x):\n    return {value}", (f"assert {test}",), LIBRARY)
+    patched = Program(
+        f"import math, functools\nmath.isclose = lambda *_, **__: True\nmath.pi = 0\nfunctools.reduce = lambda *_: 3\n"
+        f"{LIAR}\ndef f(x):\n    return A() if x else 0",
+        (f"assert {test}",),
+        LIBRARY,
+    )
+    right, wrong = sandbox.run([honest, patched])
+    assert right.passed and right.notes == ("assert 1: its values were compared in a clean process",)
+    assert wrong.mask == (0,), wrong
+
+
+@pytest.mark.parametrize("test", ["close(f(1), 3.14)", "f(1) == expected", "not far(f(1), 3.14)", "check(f) == None"])
+def test_what_the_setup_defines_is_said_to_be_with_the_program(sandbox: Sandbox, test: str) -> None:
+    setup = "def close(a, b): return abs(a - b) < 0.1\ndef far(a, b): return not close(a, b)\nexpected = 3.14\n"
+    setup += "def check(candidate):\n    assert close(candidate(1), 3.14)"
+    (verdict,) = sandbox.run([Program("def f(x):\n    return 3.14", (f"assert {test}",), setup)])
+    assert verdict.passed and "what its setup defines ran in the program's process" in verdict.notes[0]
+
+
 LIAR = """
 class M(type):
     def __instancecheck__(cls, other): return True

@@ -104,10 +104,15 @@ class Sandbox:
         """Limits for each problem from its reference solution: 10 times its CPU time, at least 0.5 seconds.
 
         Rounded up to 0.5, 1, 2, 4, ... seconds, and where it is over the minimum measured three times, of which the
-        least counts, so that runs agree. Memory and wall factor are those of the sandbox.
+        least counts, so that runs agree. Memory and wall factor are those of the sandbox; so is the time where the
+        reference itself does not end, which says nothing of what others need.
         """
         references = self._patient(programs)
-        seconds = [verdict.cpu_seconds for verdict in self.run(references)]
+        verdicts = self.run(references)
+        seconds = [
+            self.limits.cpu_seconds / 10 if "timeout" in verdict.outcomes else verdict.cpu_seconds
+            for verdict in verdicts
+        ]
         for _ in range(2):
             slow = [i for i, used in enumerate(seconds) if 10 * used > 0.5]
             again = self._pool.submit([references[i] for i in slow], cached=False).result()

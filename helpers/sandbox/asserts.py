@@ -34,7 +34,8 @@ class Question:
     of it, ``judge`` (``rest`` is an assert over ``_V``, the values, for a clean child) or ``plain`` (``rest`` is the
     statement itself). For ``judge``, ``take`` is how many items of each value to send if it is an iterator, and
     ``here`` says that ``rest`` holds nothing that the child does not know, so that it may judge where the value is:
-    if nothing of the values numbered in ``own`` can be sent whole.
+    if nothing of the values numbered in ``own`` can be sent whole. ``told``: a function or value of the setup stands
+    where a value of the program does, so the child may learn from it what is expected.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Question:
     take: tuple[int, ...] = (1,)
     here: bool = False
     own: tuple[int, ...] = ()
+    told: bool = False
 
     @property
     def wire(self) -> str | tuple[str, ...] | dict[str, Any]:
@@ -83,22 +85,49 @@ def _parse(code: str) -> ast.Module:
         return ast.parse(code)
 
 
-@lru_cache(maxsize=4096)
-def assigned(setup: str) -> frozenset[str]:
-    """Names that code binds other than by an import: they are the test's even if a builtin or a module has them."""
-    try:
-        nodes = list(ast.walk(_parse(setup)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return frozenset()
-    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    return frozenset(names | {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))})
-
-
 class _Names:
-    """Which expressions are values of the program, where ``own`` are names that it has for certain."""
+    """Which expressions are values of the program.
 
-    def __init__(self, own: frozenset[str]) -> None:
-        self.builtins, self.modules = _BUILTINS - own, _MODULES - own
+    ``setup`` runs after the program and before the asserts. Names that it assigns are not the library's even if a builtin
+    or a module has them; those that it imports are, under whatever name.
+    """
+
+    def __init__(self, setup: str) -> None:
+        try:
+            body = _parse(setup).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            body = []
+        nodes = [node for statement in body for node in ast.walk(statement)]
+        names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        self.own = names | {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        self.imports: dict[str, str] = {}  # by name, the line that imports it from the library,
+        self.paths: dict[str, str] = {}  # what it is called there,
+        self.whole = set[str]()  # and whether it is a module
+        for statement in body:
+            self.imported(statement)
+        self.builtins, self.modules = _BUILTINS - self.own, _MODULES - self.own
+
+    def imported(self, statement: ast.stmt) -> None:
+        module = (statement.module or "") if isinstance(statement, ast.ImportFrom) and not statement.level else ""
+        for alias in statement.names if isinstance(statement, (ast.Import, ast.ImportFrom)) else ():
+            path, name = f"{module}.{alias.name}".lstrip("."), alias.asname or alias.name
+            if path.partition(".")[0] in _MODULES and name.isidentifier() and name not in self.own:
+                line = f"from {module} import {alias.name} as {name}" if module else f"import {path} as {name}"
+                self.imports[name], self.paths[name] = line, path
+                if not module:
+                    self.whole.add(name)
+
+    def library(self, name: str, attribute: bool) -> bool:
+        """Whether ``name``, followed by an attribute or not, is of the library; a module alone is a value like others."""
+        if name in self.imports and name not in self.whole:
+            return True
+        return attribute and (name in self.imports or name in self.modules)
+
+    def path(self, node: ast.expr) -> str:
+        """What a function of the library is called there; "" if it is none of a name."""
+        name = ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+        first, dot, rest = name.partition(".")
+        return self.paths.get(first, first) + dot + rest
 
     def start(self, node: ast.expr) -> tuple[str, bool]:
         """The name that ``name(...)``, ``name.a[0](...)`` and the like start from, and whether an attribute follows.
@@ -120,7 +149,7 @@ class _Names:
 
     def function_in(self, node: ast.Call) -> str:
         """The program's function that a call of the library is to call: it cannot be sent."""
-        name = ast.unparse(node.func) if isinstance(node.func, (ast.Name, ast.Attribute)) else ""
+        name = self.path(node.func)
         given = [word.value for word in node.keywords if word.arg == "key"] if name in _HAS_KEY else []
         given += node.args if name in _TAKES_FUNCTION else []
         for argument in given:
@@ -131,19 +160,26 @@ class _Names:
     def candidate(self, node: ast.expr) -> bool:
         """A value of the program: it starts from a name that is neither a builtin nor ``module.`` of the library."""
         name, attribute = self.start(node)
-        return bool(name) and name not in self.builtins and not (attribute and name in self.modules)
+        return bool(name) and name not in self.builtins and not self.library(name, attribute)
+
+    def inside(self, node: ast.expr) -> ast.expr:
+        """What is inside builtins of one argument: ``f(x)`` of ``sorted(f(x))``."""
+        while isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self.builtins:
+            if len(node.args) != 1 or node.keywords or self.candidate(node):
+                break
+            node = node.args[0]
+        return node
+
+    def told(self, node: ast.expr) -> bool:
+        """Whether a value of the program is really one of the setup, of whose arguments or content nothing is known."""
+        return self.start(self.inside(node))[0] in self.own
 
     def wrapped(self, node: ast.expr, whole: ast.expr) -> bool:
         """A value of the program, maybe inside builtins of one argument, as in ``sorted(f(x))``: no other data in it.
 
         If all names in the ``whole`` condition are those of builtins, the program's function has such a name itself.
         """
-        inner = node
-        while isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id in self.builtins:
-            if len(inner.args) != 1 or inner.keywords or self.candidate(inner):
-                break
-            inner = inner.args[0]
-        if self.candidate(inner):
+        if self.candidate(self.inside(node)):
             return True
         is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         return is_call and all(part.id in self.builtins for part in ast.walk(whole) if isinstance(part, ast.Name))
@@ -156,20 +192,22 @@ class _Extract(ast.NodeTransformer):
     """
 
     def __init__(self, source: str, names: _Names) -> None:
-        self.source, self.names, self.found, self.modules = source, names, list[str](), set[str]()
+        self.source, self.names, self.found, self.library = source, names, list[str](), set[str]()
         self.take: dict[int, int] = {}
+        self.told = False
 
     def visit(self, node: ast.AST) -> Any:
         if isinstance(node, (ast.Call, ast.Attribute, ast.Subscript, ast.Name)):
             name, attribute = self.names.start(node)
-            if attribute and name in self.names.modules:
-                self.modules.add(name)
-            elif name and name not in self.names.builtins | self.modules:
+            if self.names.library(name, attribute):
+                self.library.add(name)
+            elif name and name not in self.names.builtins | self.library:
                 self.found.append(_segment(self.source, node))
+                self.told |= name in self.names.own
                 index = ast.Constant(len(self.found) - 1)
                 return ast.Subscript(ast.Name("_V", ast.Load()), index, ast.Load())
             if isinstance(node, ast.Call) and node.args and self.names.candidate(node.args[0]):
-                self.take[len(self.found)] = _taken(node)
+                self.take[len(self.found)] = _taken(node, self.names.path(node.func))
         if isinstance(node, (ast.BoolOp, ast.IfExp, ast.Lambda, ast.comprehension, ast.NamedExpr, ast.JoinedStr)):
             raise ValueError("evaluated conditionally, in its own scope or with effects")
         if isinstance(node, ast.Compare) and len(node.ops) > 1:
@@ -177,9 +215,8 @@ class _Extract(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _taken(node: ast.Call) -> int:
-    """How many items a call takes from its first argument if that is an iterator."""
-    name = ast.unparse(node.func)
+def _taken(node: ast.Call, name: str) -> int:
+    """How many items a call of the function ``name`` takes from its first argument if that is an iterator."""
     if name == "next":
         return 1
     stops = [stop.value for stop in node.args[1:3] if isinstance(stop, ast.Constant) and type(stop.value) is int]
@@ -253,10 +290,15 @@ def _segment(source: str, node: ast.expr) -> str:
     return f"({text}\n)"
 
 
+@lru_cache(maxsize=4096)
+def _names(setup: str) -> _Names:
+    return _Names(setup)
+
+
 @lru_cache(maxsize=65536)
-def ask(test: str, own: frozenset[str] = frozenset()) -> Question:
-    """How to put one assert to the child; see ``Question``. ``own`` are the names that its setup assigns."""
-    names = _Names(own)
+def ask(test: str, setup: str = "") -> Question:
+    """How to put one assert to the child; see ``Question``. ``setup`` is the code that runs before it."""
+    names = _names(setup)
     try:
         (statement,) = _parse(test).body
         if not isinstance(statement, ast.Assert):
@@ -271,25 +313,26 @@ def ask(test: str, own: frozenset[str] = frozenset()) -> Question:
                     except (ValueError, TypeError):
                         continue
                     if kind in ("eq", "ne") or expected is None or isinstance(expected, bool):
-                        return Question(kind, (_segment(test, side),), expected)
+                        return Question(kind, (_segment(test, side),), expected, told=names.told(side))
         if names.wrapped(node, node):
-            return Question("truth", (_segment(test, node),))
+            return Question("truth", (_segment(test, node),), told=names.told(node))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and names.wrapped(node.operand, node):
-            return Question("falsehood", (_segment(test, node.operand),))
+            return Question("falsehood", (_segment(test, node.operand),), told=names.told(node.operand))
         extract = _Extract(test, names)
         condition = ast.fix_missing_locations(extract.visit(node))
         count = len(extract.found)
         if not count:
             return Question("plain", rest=test)
-        imports = "".join(f"import {name}\n" for name in sorted(extract.modules))
+        library = sorted(extract.library)
+        imports = "".join(f"{names.imports.get(name, f'import {name}')}\n" for name in library)
         return Question(
             "judge",
-            # the program must have the modules that its test names, as if the assert ran in it
-            (*extract.found, *sorted(extract.modules)),
+            (*extract.found, *library),  # the program must have what its test names, as if the assert ran in it
             rest=f"{imports}assert {ast.unparse(condition)}",
             take=tuple(extract.take.get(number, ITERATOR_ITEMS) for number in range(count)),
             here=bool(known := _known(condition)),
             own=known,
+            told=extract.told,
         )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Question("plain", rest=test)

@@ -84,9 +84,7 @@ STACK_BYTES = 8 << 20
 TEXT_CHARS = 4000  # of an exception's text; the client cuts further
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
-SOCKET = (
-    3  # the descriptor of the client's socket, whatever it was there: a program's process closes those below OPEN_FILES
-)
+SOCKET = 3  # the client's socket, whatever its number was there: a program's process closes those below OPEN_FILES
 CAN_WAIT = hasattr(signal, "sigtimedwait")  # not on macOS
 CHILD_SIGNAL = {signal.SIGCHLD}
 PRELOAD = "bisect copy datetime enum functools heapq itertools math operator re string typing"

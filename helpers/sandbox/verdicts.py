@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .asserts import Question, ask, assigned, cut, equal, own_object, show, truth
+from .asserts import Question, ask, cut, equal, own_object, show, truth
 
 OUTCOMES = (
     "pass",
@@ -78,6 +78,15 @@ class Verdict:
         """All asserts passed (False for a program without asserts)."""
         return bool(self.mask) and all(self.mask)
 
+    def scored(self) -> tuple[int, ...]:
+        """``mask``, to be counted. Raises SandboxError where the sandbox failed, of which the program is innocent."""
+        if "sandbox_error" in self.outcomes:
+            raise SandboxError(
+                f"The sandbox failed, and what it could not run is not scored: {self.error_message} "
+                "Free processes or memory and start again: a run goes on where it was."
+            )
+        return self.mask
+
 
 class SandboxError(RuntimeError):
     """The sandbox itself could not do its work; the message says why and what to do."""
@@ -95,6 +104,7 @@ _TIME = ("timeout", "stopped at the time limit")
 _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _GONE = "the process ended before the assert did"
 _AS_IT_STANDS = "ran as it stands, so the program could read or forge its result"
+_TOLD = "what its setup defines ran in the program's process, so the program could read or forge its result"
 _OUTSIDE = "its values were compared in a clean process"
 _OWN = "an object of the program's own equals no other value there, whatever its methods say"
 
@@ -104,8 +114,7 @@ class Attempt:
 
     def __init__(self, program: Program, preamble: str) -> None:
         self.program = program
-        own = assigned(program.setup) if program.setup else frozenset[str]()
-        self.questions = [ask(test, own) for test in program.tests]
+        self.questions = [ask(test, program.setup) for test in program.tests]
         parts = [("<preamble>", preamble), ("<solution>", program.code), ("<setup>", program.setup)]
         self.parts = [part for part in parts if part[1]]
         count = len(program.tests)
@@ -247,8 +256,8 @@ class Attempt:
         notes = list(self.notes)
         for i, question in enumerate(self.questions):
             usual = {"plain": _AS_IT_STANDS, "judge": _OUTSIDE}.get(question.kind, "")
-            if note := self.places.get(i, usual):
-                notes.append(f"assert {i + 1}: {note}")
+            if note := [*filter(None, [self.places.get(i, usual)]), *[_TOLD] * question.told]:
+                notes.append(f"assert {i + 1}: {'; '.join(note)}")
         first = mask.index(0) if 0 in mask else None
         return Verdict(
             mask=mask,
