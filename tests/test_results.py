@@ -8,6 +8,7 @@ import gzip
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -273,6 +274,13 @@ def test_resampling_past_the_budget_is_scored_at_it_and_compared_at_equal_tokens
     assert findings.coverage(column) == [(1, 0.25, 0.25), (2, 0.25, 0.5), (3, 0.5, 0.75), (4, 0.75, 1.0)]
     assert "4 draws cover between 75.0 % and 100.0 %" in findings.coverage_says(findings.coverage(column))
     assert [p["budget"] for p in findings.budget_curves(column, **DRAWS)["I.i.d. resampling"]] == [1, 2, 3, 4]
+    # A seed that was allowed three draws says nothing of a fourth; one that needed a single one of four, all.
+    for seed, found, steps in ((1, [row[:3] for row in tries], 3), (2, [[[P, P]]] * 4, 4)):
+        rows = [{**row, "seed": seed} for row in rows_of("resampling", *found, action=0)]
+        own = {"max_steps": steps, "actions": "direct"}
+        make_run(tmp_path / f"{seed}", "resampling", seed, rows=rows, task_ids=ids, max_steps=2, own_settings=own)
+    (column,), notes = read(tmp_path)
+    assert notes == [] and (column.entries["resampling"].seeds, column.entries["resampling"].longest) == ([0, 1, 2], 3)
 
 
 def test_a_problem_that_was_given_up_is_a_pick_and_no_attempt(tmp_path):
@@ -369,7 +377,7 @@ def test_an_ablation_is_paired_with_the_whole_method(tmp_path):
     make_run(tmp_path / "told", "ppo", 0, skill=1.0, show_feedback=False, **whole)
     make_run(tmp_path / "two", "ppo", 0, memory_size=0, rewrite_style="sentence")
     columns, _ = read(tmp_path)
-    table = tables.ablation_table(columns, **DRAWS)
+    table = tables.ablation_table(columns, [], **DRAWS)
     rows = {row[0]: row for row in table.rows}
     names = ["memory_size 0 against 3", "observation 'scalars' against 'full'", "show_feedback False against True"]
     assert table.rows[0][0] == "the whole method" and set(rows) == {"the whole method", *names, "random actions"}
@@ -396,7 +404,14 @@ def test_an_ablation_is_paired_with_the_whole_method(tmp_path):
         "< 0.001" if adjusted[i] < 0.001 else f"{adjusted[i]:.3f}" for i in sorted(adjusted)
     ]
     assert any("left out: it differs in memory_size, rewrite_style" in note for note in table.notes)
-    assert tables.ablation_table([], **DRAWS).rows == []
+    assert tables.ablation_table([], [], **DRAWS).rows == []
+    # Of two agents each is one setting from the other: the whole method is the one of the table of strategies.
+    for name in ("whole0", "whole1", "bare0", "bare1"):
+        shutil.copytree(tmp_path / name, tmp_path / "pair" / name)
+    pair, _ = read(tmp_path / "pair")
+    for known, other in (("whole0", names[0]), ("bare0", "memory_size 3 against 0")):
+        shown, _ = read(tmp_path / known)
+        assert [row[0] for row in tables.ablation_table(pair, shown, **DRAWS).rows] == ["the whole method", other]
 
 
 def test_the_power_of_a_comparison_is_that_of_its_variances(everything):
@@ -472,6 +487,14 @@ def test_training_is_kept_compressed_with_the_same_bytes_each_time_and_audited(t
     columns, _ = read(tmp_path / "kept")
     lines = tables.reliability(columns, [], [], False)
     assert any(line.endswith("1 attempts of train, and summary.json says 7.") for line in lines)
+
+
+def test_the_looks_at_validation_problems_are_part_of_what_learning_cost(tmp_path):
+    kinds = {"training_cost": 1000, "validation_cost": 300}
+    cost = {kind: {"generations": n, "code_tokens": 10 * n, "rewriter_tokens": n} for kind, n in kinds.items()}
+    make_run(tmp_path / "ppo", "ppo", summary=cost)
+    (column,), _ = read(tmp_path)
+    assert column.entries["ppo"].cost() == {"generations": 1300, "tokens": 14300}
 
 
 def test_one_figure_is_kept_of_those_that_are_equal(tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -272,6 +273,7 @@ def bank() -> str:
         if run.strategy != runs.BANK:
             continue
         found, visible = run.summary["bank"], run.settings["visible_tests"]
+        failures = Counter(row["task_id"] for row in run.before if row["attempt"] == 1 and row["action"] == 0)
         lines += [
             f"{run.settings['code_model']}, asserts visible: {visible}; {found['problems']} training problems, {found['draws']} draws of "
             f"every action on each, and of every action after each of {found['failures']} failures. Per cent and points.",
@@ -286,7 +288,8 @@ def bank() -> str:
             "| choosing, after a failure unless it says at first, by | gain over the best fixed action, with its 95 % interval |",
             "|---|---|",
             *(
-                f"| {name} | {100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{NOTHING * (low == value == high == 0)} |"
+                f"| {name}{of_problems(name, failures)} | {100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+                f"{NOTHING * (low == value == high == 0)} |"
                 for name, (value, low, high) in found["gains"].items()
             ),
             "",
@@ -299,14 +302,24 @@ def bank() -> str:
 
 
 NOTHING = ": no problem came out differently"
+TWO_ATTEMPTS = {"a fixed mixture": 2, "the problem": 4}  # and the failures of a problem that their value needs
+
+
+def of_problems(name: str, failures: Counter[int]) -> str:
+    """What must be said of a line of two attempts: of how many problems it is, the hardest."""
+    first, separator, _ = name.partition(", two attempts")
+    least = TWO_ATTEMPTS.get(first, 0) if separator else 0
+    return f" (of the {sum(n >= least for n in failures.values())} problems with {least} failures or more)" * bool(
+        least
+    )
 
 
 def worth(gains: dict[str, list[float]]) -> str:
     """In words whether the bank shows that there is something to choose."""
     clear = [name for name, (_, low, _) in gains.items() if low > 0]
-    most = 100 * max(high for _, _, high in gains.values())
+    most = 100 * max(high for name, (_, _, high) in gains.items() if "two attempts" not in name)
     if clear:
-        return f"Choosing by {'; by '.join(clear)} gains more than chance."
+        return f"Choosing by {'; by '.join(clear)} gains more than chance, by intervals that allow for one choice each."
     return (
         f"**No choice gains more than chance**; the intervals leave room for at most {most:.1f} points in one attempt, which is what "
         "an agent could find here."

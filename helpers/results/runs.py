@@ -1,7 +1,7 @@
 """Run directories for comparison: read, checked against each other, sorted into the columns of a table.
 
 A column holds runs of one code model over the same problems, with the same visible asserts, scoring, budget and
-sampling (DESIGN: protocols). A run that differs is not an error: it is left out, and a sentence says why.
+sampling (docs/protocols.md). A run that differs is not an error: it is left out, and a sentence says why.
 Nothing here loads a model or torch.
 """
 
@@ -267,8 +267,11 @@ class Entry:
 
     @property
     def longest(self) -> int:
-        """The most generations that a problem got: more than the budget where a run went on past it."""
-        return max(len(rows) for groups in self.attempts.values() for rows in groups.values())
+        """The most generations that a problem got: more than the budget where the runs of all seeds went on past it."""
+        made = {seed: max(map(len, groups.values())) for seed, groups in self.attempts.items()}
+        own = {seed: (run.identity.get("own_settings") or {}).get("max_steps") or 0 for seed, run in self.runs.items()}
+        # After its last one a run that was allowed fewer than the others would seem to stand still.
+        return min(max(made.values()), *(max(made[seed], own[seed]) for seed in made))
 
     def groups(self, budget: int | None = None) -> list[list[list[Row]]]:
         """The attempts of each problem, [seeds][problems][attempts], had the budget been this one."""
@@ -306,7 +309,8 @@ class Entry:
         """What learning or tuning cost before the evaluation, mean over seeds; empty if it is not recorded."""
         costs = []
         for run in self.runs.values():
-            spent = run.summary.get("training_cost") or run.summary.get("selection_cost") or {}
+            parts = [run.summary.get(f"{what}_cost") or {} for what in ("training", "validation", "selection")]
+            spent = dict(sum(map(Counter, parts), Counter()))
             if not spent and run.strategy == AGENT:  # a run from before summaries had it
                 spent = {"generations": sum(row["steps"] for row in run.metrics())}
             if {"code_tokens", "rewriter_tokens"} <= spent.keys():

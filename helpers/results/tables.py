@@ -411,17 +411,19 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
     return Table(header, rows)
 
 
-def ablation_table(columns: Sequence[Column], seed: int, resamples: int) -> Table:
+def ablation_table(columns: Sequence[Column], shown: Sequence[Column], seed: int, resamples: int) -> Table:
     """Agents that differ from the whole method in one setting, and random actions in its place, each paired with it.
 
-    The whole method is the agent from which all agents together differ in the fewest settings. p-values are adjusted by
-    Holm over the rows. Agents that differ in several settings, or in what is scored, are named in the notes.
+    The whole method is the agent from which all agents together differ in the fewest settings, and of several such, as
+    when there are two, one of the table of strategies (``shown``). p-values are adjusted by Holm over the rows. Agents that differ in several settings, or in what is scored, are named in the notes.
     """
     header = ["Agent", "Pass@1", "SoftPass@1", "tokens", "n", "better", "worse", "difference, points", "p", "Holm p"]
     agents = [column for column in columns if AGENT in column.entries]
     if not agents:
         return Table(header, [])
-    whole = min(agents, key=lambda c: sum(len(_changed(other, c)) for other in agents))
+    apart = {id(c): sum(len(_changed(other, c)) for other in agents) for c in agents}
+    known = {id(c) for c in agents for other in shown if AGENT in other.entries and not _changed(other, c)}
+    whole = min(agents, key=lambda c: (apart[id(c)], id(c) not in known))
     changed = {id(column): _changed(column, whole) for column in agents}
     one = [c for c in agents if len(changed[id(c)]) == 1 and not runs.NEVER_OWN & set(changed[id(c)])]
     entries = [(runs.words(c.reference, whole.reference, changed[id(c)]), c.entries[AGENT]) for c in one]
