@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,7 +105,8 @@ def processor() -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old or the new content and nothing between."""
-    draft = path.with_name(f".{path.name}.tmp")  # not tempfile: others may read what is written here
+    # Not tempfile: others may read what is written here. Two that write the same file do not take each other's draft.
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with open(draft, "wb") as file:
             file.write(data)
@@ -237,6 +239,8 @@ class Run:
 
     def _open(self) -> None:
         config, summary, checkpoint = (self.path / n for n in ("config.json", "summary.json", "checkpoint.pt"))
+        for draft in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+            draft.unlink()
         if not config.exists():
             text = _json({"hash": self.hash, "identity": self.identity, **self.record, **environment()}, indent=2)
             write_atomically(config, text.encode())

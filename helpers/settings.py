@@ -147,7 +147,7 @@ def validate(config: Any) -> Any:
         )
     if getattr(config, "tensorboard", False) and importlib.util.find_spec("tensorboard") is None:
         raise RunError(
-            "parameter tensorboard = True needs the package tensorboard: pip install 'ppo-codet5[tensorboard]'"
+            "parameter tensorboard = True needs the package tensorboard: pip install '.[tensorboard]' in the project's folder"
         )
     for name in ("code_model", "rewriter_model"):
         if str(getattr(config, name, "")).startswith("openai:") and getattr(config, "generation_cache", None) is None:

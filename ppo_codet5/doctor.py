@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ppo_codet5 import grid, notebooks
 from ppo_codet5.config import as_parameters
@@ -30,7 +31,7 @@ def examine(profile: str, as_json: bool = False) -> int:
     """Print one line for each thing, or all as JSON; 0 if the profile can run here, else 1."""
     defaults = notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0]))
     values = {**defaults, **as_parameters(notebooks.load_profile(profile))}
-    memory, gpu, disk = NEEDS.get(profile, (0, 0, 0))
+    memory, gpu, disk = NEEDS.get(Path(profile).stem, (0, 0, 0))
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
         "device": lambda: _device(str(values["device"]), gpu),

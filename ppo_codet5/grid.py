@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ppo_codet5.helpers import settings
-from ppo_codet5.helpers.runs import RunError, check_writable
+from ppo_codet5.helpers.runs import RunError, check_writable, user_path
 from ppo_codet5.notebooks import FORMS, NOTEBOOKS, check_names, chosen
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def plan(
     ``split`` makes each strategy of notebook 03 a task; the notebook as a whole, which reads them, is in stage 1 then.
     A name that none of the project's notebooks has is an error; ``others``: what else a parameter may be called, for a hint.
     """
-    types, top = check_names(values, others), Path(values.get("run_dir", "runs"))
+    types, top = check_names(values, others), user_path(values.get("run_dir", "runs"))
     served = [FORMS[name] for name in chosen(profile, None) if name in FORMS]
     tasks = []
-    for seed in seeds or (None,):
+    for seed in dict.fromkeys(seeds) or (None,):
         root = top if seed is None else top / f"seed{seed}"
         for name in (name for name in notebooks if name != TABLE):
             folder, plays_strategies = root / Path(name).stem, "strategies" in types[name]

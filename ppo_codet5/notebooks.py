@@ -111,11 +111,13 @@ def parameters_of(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_names(values: dict[str, Any], others: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
-    """The parameters of each notebook with their types; raises RunError for a name that no notebook has.
+    """The parameters of each notebook with their types; raises RunError for a name that no notebook has, or another type.
 
     ``others``: as :func:`~.settings.check_parameters` has it.
     """
     types = {name: cell_of(resource(name))["__annotations__"] for name in NOTEBOOKS}
     every = {parameter for annotations in types.values() for parameter in annotations}
     settings.check_parameters({k: v for k, v in values.items() if k not in every}, dict.fromkeys(every), others)
+    for known in types.values():
+        settings.check_parameters({name: value for name, value in values.items() if name in known}, known)
     return types

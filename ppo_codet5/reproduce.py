@@ -22,7 +22,7 @@ from typing import Any
 
 from ppo_codet5.config import as_parameters, parameter_names
 from ppo_codet5.grid import Task, check_device, check_folders, check_inputs, plan
-from ppo_codet5.helpers.runs import RunError, check_writable, read_rows, write_atomically
+from ppo_codet5.helpers.runs import RunError, check_writable, read_rows, user_path, write_atomically
 from ppo_codet5.helpers.settings import model_label
 from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
 from ppo_codet5.running import run_all
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{name:18s} {path}")
     print(headline(tasks))
     if args.keep:
-        root = Path(values.get("run_dir", "runs"))
+        root = user_path(values.get("run_dir", "runs"))
         for folder in dict.fromkeys(task.folder for task in tasks):
             keep(folder, Path(args.keep) / folder.relative_to(root))
         readme = Path(args.keep) / "README.md"

@@ -129,7 +129,8 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
     threads = max(1, (os.cpu_count() or 1) // jobs)
     gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
     running: list[subprocess.Popen] = []
-    names = _gpus()
+    values = [parameters_of(resource(task.notebook), task.parameters) for task in group]
+    names = _gpus() if any(parameters.get("device") != "cpu" for parameters in values) else []
     for number in range(jobs):
         gpus.put(names[number % len(names)] if len(names) > 1 else "")
 
@@ -142,7 +143,7 @@ def _with_processes(group: Sequence[Task], jobs: int) -> Iterator[tuple[Task, st
         finally:
             gpus.put(gpu)
 
-    shares = len(group) > 1 and not names and _memory_needed(group) * min(jobs, len(group)) > memory()
+    shares = len(group) > 1 and not names and _memory_needed(values) * min(jobs, len(group)) > memory()
     pool = ThreadPoolExecutor(jobs)
     with shared.serving(group[0].output.parent / "models.log") if shares else contextlib.nullcontext():
         try:
@@ -164,17 +165,16 @@ def memory() -> int:
     return total
 
 
-def _memory_needed(group: Sequence[Task]) -> float:
-    """Bytes that the largest of the tasks takes with models of its own, while it loads them, on a CPU.
+def _memory_needed(tasks: Sequence[Mapping[str, Any]]) -> float:
+    """Bytes that the largest of the tasks with these parameters takes with models of its own, while it loads them.
 
-    A model takes 1.4 times its files in int8 and up to 2.2 times in float32, the rest of a task 1 GB, as measured with
+    On a CPU. A model takes 1.4 times its files in int8 and up to 2.2 times in float32, the rest of a task 1 GB, as measured with
     ``benchmarks/memory.py`` and ``benchmarks/shared.py``.
     """
     from ppo_codet5.helpers.models import INT8, weight_bytes
 
     most = 0.0
-    for task in group:
-        values = parameters_of(resource(task.notebook), task.parameters)
+    for values in tasks:
         names = {str(values[role]) for role in ("code_model", "rewriter_model") if role in values}
         files = sum(weight_bytes(name) for name in names)
         most = max(most, 1e9 + files * (1.5 if values.get("dtype") in INT8 else 2.2))
@@ -190,7 +190,7 @@ def _gpus() -> list[str]:
         except (OSError, subprocess.SubprocessError):
             return []
         visible = ",".join(str(i) for i, line in enumerate(listed.splitlines()) if line.startswith("GPU "))
-    return [name for name in visible.split(",") if name]
+    return [name for name in visible.split(",") if name not in ("", "-1")]
 
 
 def _with_ray(group: Sequence[Task], address: str) -> Iterator[tuple[Task, str]]:

@@ -133,6 +133,8 @@ def empty(tmp_path: Path) -> Path:
         (["-p", "max_step=3"], r"unknown parameter 'max_step' \(did you mean max_steps\?\); known parameters: "),
         (["-p", "max_steps=many"], r"parameter max_steps = 'many' is a str, expected int"),
         (["-p", "max_steps=2.5"], r"parameter max_steps = 2\.5 is a float, expected int"),
+        (["-p", "run_dir=2026-11-28"], r"parameter run_dir = datetime\.date\(2026, 11, 28\) is a date, expected str"),
+        (["-p", "strategies="], r"parameter strategies = None is a NoneType, expected str"),
         (["-p", "seed=true"], r"parameter seed = True is a bool, expected int"),
         (["-p", "max_steps=0"], r"parameter max_steps = 0 must be more than 0"),
         (["-p", "max_episodes=10", "-p", "episodes_per_update=4"], r"max_episodes = 10 must be a multiple of"),
@@ -348,7 +350,7 @@ def test_tensorboard_without_its_package(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     for said in (train_refused("training.tensorboard=true"), refused("-p", "tensorboard=true")):
-        assert "tensorboard = True needs the package tensorboard: pip install 'ppo-codet5[tensorboard]'" in said
+        assert "tensorboard = True needs the package tensorboard: pip install '.[tensorboard]'" in said
 
 
 def test_a_disk_that_cannot_be_written(train_refused: Callable[..., str], refused: Callable[..., str]) -> None:

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -118,6 +117,17 @@ def test_a_request_that_no_model_can_take_is_told_and_the_next_is_served(llama: 
         with pytest.raises(ModelError, match="can see 400: shorten it"):
             model.generate([fine, Request("for x in text " * 300, seed=1)])
         assert model.generate([fine]) == load_model(llama, device="cpu", batch_size=5).generate([fine])
+        other, told = shared.SharedGenerator(address, llama, "float32", "cpu", 5, None), list[str]()
+
+        def meanwhile(place: int, completion: Completion) -> None:
+            if not told:
+                with pytest.raises(ModelError, match=r"Request 0 has a prompt of .* shorten it") as caught:
+                    other.generate([Request("for x in text " * 300, seed=1)])
+                told.append(str(caught.value))
+
+        requests = asked(12, 5)
+        assert model.generate(requests, meanwhile) == load_model(llama, device="cpu", batch_size=5).generate(requests)
+        assert len(told) == 1
 
 
 def test_a_call_that_was_interrupted_leaves_nothing_to_the_next(llama: str, tmp_path: Path) -> None:
@@ -184,8 +194,8 @@ def test_tasks_of_the_grid_share_models_only_where_memory_does_not_hold_one_for_
         texts = [nbformat.read(task.output, as_version=4).cells[-1].outputs[0].text for task in tasks]
         assert [text.startswith("at None") for text in texts] == [own] * 2 and len(set(texts)) == 1
     server = {"dtype": "float32", "rewriter_model": "openai:large@http://127.0.0.1:1/v1"}
-    assert running._memory_needed([replace(tasks[0], parameters=server)]) == pytest.approx(1e9 + 2.2 * files)
-    assert running._memory_needed([replace(tasks[0], parameters={"code_model": "owner/on-the-hub"})]) == float("inf")
+    assert running._memory_needed([{"code_model": llama, **server}]) == pytest.approx(1e9 + 2.2 * files)
+    assert running._memory_needed([{"code_model": "owner/on-the-hub"}]) == float("inf")
 
 
 def test_clients_that_come_at_once_have_one_runner(llama: str) -> None:

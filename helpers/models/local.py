@@ -144,6 +144,10 @@ class TransformersGenerator:
 
     # From request to tokens
 
+    def check(self, index: int, request: Request) -> None:
+        """Raise ModelError, which names it by ``index``, for a request with a prompt that the model cannot take."""
+        self._row(index, request)
+
     def _row(self, index: int, request: Request) -> _Row:
         plain = isinstance(request.prompt, str)
         prompt = (

@@ -37,7 +37,7 @@ def connect(address: str | None = None) -> Any:
     try:
         import ray
     except ImportError:
-        raise ModelError("Ray is not installed: pip install 'ppo-codet5[distributed]'") from None
+        raise ModelError("Ray is not installed: pip install '.[distributed]' in the project's folder") from None
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"  # None would join any cluster of this machine
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}

@@ -120,7 +120,9 @@ class ServerGenerator:
         try:
             import openai
         except ImportError:
-            raise ModelError(f"{name} needs the package openai: pip install 'ppo-codet5[distributed]'") from None
+            raise ModelError(
+                f"{name} needs the package openai: pip install '.[distributed]' in the project's folder"
+            ) from None
         self.model, self.url = parse(name)
         self.concurrency, self.patience, self.stats = concurrency, patience, ServerStats()
         self._lock = threading.Lock()

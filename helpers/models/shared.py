@@ -204,7 +204,12 @@ def _attend(connection: Connection) -> None:
             call, requests = connection.recv()
             send = answering(call)
             for place, request in enumerate(requests):
-                runner.queue.put((send, place, request))
+                try:
+                    generator.check(place, request)
+                except ModelError as error:  # of this request alone: the others', which are decoded with it, go on
+                    send(place, error)
+                else:
+                    runner.queue.put((send, place, request))
 
 
 def _accept(listener: Listener) -> None:
