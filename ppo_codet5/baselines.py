@@ -302,7 +302,7 @@ class OwnTests:
         verdicts = self.sandbox.run(programs) if programs else []
         for episode, row, verdict in zip(judged, rows, verdicts, strict=True):
             said = verdict_in_words(self.of[episode.key], verdict)
-            row |= {"own_mask": list(verdict.mask), "own_feedback": f" {said}"}
+            row |= {"own_mask": list(verdict.scored()), "own_feedback": f" {said}"}
             row["hands_in"] = max(episode.attempts, key=self.merit)["attempt"]
 
     def merit(self, row):
@@ -361,9 +361,10 @@ class ReflexionAgent:
     def note(self, episodes, verdicts, limits):
         for episode, verdict in zip(episodes, verdicts, strict=True):
             self.said[episode.key] = verdict_in_words(shown(episode.problem, self.config), verdict)
-            if self.config.reflexion_variant == "public":  # its code, programming_runs/reflexion.py, hands in the last
-                episode.attempts[-1]["hands_in"] = episode.attempts[-1]["attempt"]
         self.own.judge(episodes, limits)
+        if self.config.reflexion_variant == "public":  # its code, programming_runs/reflexion.py, hands in the last
+            for episode in episodes:
+                episode.attempts[-1]["hands_in"] = episode.attempts[-1]["attempt"]
 
     def goes_on(self, episode):
         """Has it tests of its own, and no attempt that passes both those and the visible asserts?"""
@@ -581,8 +582,6 @@ def fill_bank(run, world, state, report):
     return {"strategy": "bank", "scores": {}, "bank": bank.record(), "bank_cost": scoring.cost(rows)}
 
 
-from math import comb
-
 from ppo_codet5.helpers.results import statistics
 
 FOLDS, RIDGE = 5, 1.0
@@ -629,10 +628,14 @@ def gained(chosen, values, problems):
     return statistics.paired_bootstrap(first, fixed)
 
 
-def all_fail(right, draws, counts):
-    """Probability that ``counts[a]`` draws of each action a all fail, unbiased; ``right[a]`` of ``draws`` are right."""
-    shares = [comb(draws - int(c), n) / comb(draws, n) for c, n in zip(right, counts, strict=True)]
-    return float(np.prod(shares))
+def all_fail(right, counts):
+    """Probability that ``counts[a]`` draws of each action a all fail, of whether they are right [draws, actions].
+
+    Unbiased: the mean over all ways to take each from another draw, as actions of one draw share its random numbers.
+    """
+    actions = np.repeat(np.arange(len(counts)), counts)
+    ways = np.array(list(itertools.permutations(range(len(right)), len(actions))))
+    return float((right[ways, actions] == 0).all(1).mean())
 
 
 def means(values, problems):
@@ -650,7 +653,7 @@ def mixed_by_problem(bank, counts, tasks, fixed):
     found = []
     for task, own in zip(tasks, fixed, strict=True):
         lines = bank.right[bank.problems == task]
-        halves = [[1 - all_fail(h.sum(0), len(h), c) for c in counts] for h in (lines[::2], lines[1::2]) if len(h) > 1]
+        halves = [[1 - all_fail(h, c) for c in counts] for h in (lines[::2], lines[1::2]) if len(h) > 1]
         if len(halves) == 2:
             best = [own if half[own] == max(half) else int(np.argmax(half)) for half in halves]
             first, second = halves
@@ -686,7 +689,7 @@ class Bank:
         counts = [c for c in itertools.product(range(size + 1), repeat=len(self.names)) if sum(c) == size]
         lines = {task: self.right[self.problems == task] for task in self.after}
         lines = {task: found for task, found in lines.items() if len(found) >= size}
-        solved = [[1 - all_fail(found.sum(0), len(found), c) for c in counts] for found in lines.values()]
+        solved = [[1 - all_fail(found, c) for c in counts] for found in lines.values()]
         return counts, np.array(list(lines)), np.array(solved).reshape(-1, len(counts))
 
     def record(self):

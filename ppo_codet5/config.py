@@ -157,7 +157,10 @@ class EnvironmentConfig(Section):
     mutation_rate: float = _option(0.25, "probability that a word that may change does")
     min_similarity: float = _option(0.8, "least cosine between a mutant and the original text")
     memory_size: int = _option(3, "reflections that enter a rewrite, 0 for none")
-    memory_scope: str = _option("problem", '"problem", or "run" to recall reflections of similar training problems too')
+    memory_scope: str = _option(
+        "problem",
+        '"problem", or "run" to recall reflections of similar training problems too; a saved agent comes without',
+    )
 
 
 @dataclass

@@ -69,7 +69,7 @@ class Parameters:
     rewrite_tokens: int = 40  # limit of a rewrite
     reflection_tokens: int = 24  # limit of a reflection
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
-    memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too
+    memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too; a saved agent comes without
     # Environment
     show_feedback: bool = True  # rewriter, repair and agent read what the visible asserts say of an attempt
     observation: str = "full"  # what the agent sees: "full", or "scalars" without the embeddings
@@ -160,13 +160,13 @@ def load_parts(config, code=None, rewriter=None):
 
 
 def load_split(config, split, scored=False):
-    """The problems of a split as the parameters choose them; those that are scored are the same for every seed.
+    """The problems of a split as the parameters choose them, the same for every seed.
 
     What is ``scored`` is of ``config.problems``, what is trained or tuned on of ``config.train_problems`` if given.
     """
     source = config.problems if scored else config.train_problems or config.problems
-    limit, seed = (config.train_limit, config.seed) if split == "train" and not scored else (config.eval_limit, 0)
-    return load_problems(source, split=split, limit=limit, seed=seed)
+    limit = config.train_limit if split == "train" and not scored else config.eval_limit
+    return load_problems(source, split=split, limit=limit)
 
 
 def shown(problem, config):
@@ -801,7 +801,7 @@ def write_and_run(world, episodes, tasks):
 
 def attempt_row(world, episode, name, task, program, reply, verdict, cost, cosine):
     """The attempt as ``attempts.jsonl`` keeps it; nothing in it depends on time or on the cache."""
-    problem, mask, config = episode.problem, list(verdict.mask), world.config
+    problem, mask, config = episode.problem, list(verdict.scored()), world.config
     asserts, action = shown(problem, config), list(ACTIONS).index(name)
     edits = [list(ACTIONS.values())[n] for n in [*(row["action"] for row in episode.attempts), action] if n]
     scored = len(problem.tests) if config.visible_tests == "all" else len(mask)
@@ -1436,7 +1436,7 @@ def probe(config, parts, problems):
     calls = sum(job["cost"].calls for job in jobs)
     tokens = sum(job["cost"].prompt_tokens + job["cost"].completion_tokens for job in jobs)
     return {
-        "solved": (sum(all(v.mask) for v in verdicts) + 1) / (len(problems) + 2),
+        "solved": (sum(all(v.scored()) for v in verdicts) + 1) / (len(problems) + 2),
         "code": (seconds, sum(r.prompt_tokens + r.completion_tokens for r in replies) / len(replies)),
         "rewriter": ((time.perf_counter() - began) / calls, tokens / calls),
     }

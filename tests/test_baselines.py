@@ -573,6 +573,11 @@ def test_own_tests_may_be_wrong_and_the_budget_still_ends_it(make: Callable[...,
     assert most == sum(map(len, attempts.values()))
     for rows in attempts.values():
         assert [row["own_mask"] for row in rows] == [[0]] * 3 and [row["hands_in"] for row in rows] == [0] * 3
+    changes = {"reflexion_variant": "public", "run_dir": f"{baselines.config.run_dir}-public"}
+    public = make(baselines.parts.code.rule, max_steps=3, reflexion_tests=2, **changes)
+    public.parts.rewriter.rule = baselines.parts.rewriter.rule
+    for rows in played(public, "reflexion").values():
+        assert [row["own_mask"] for row in rows] == [[0]] * 3 and [row["hands_in"] for row in rows] == [0, 1, 2]
 
 
 def test_a_test_cut_by_the_limit_or_of_a_call_that_is_shown_does_not_count(make: Callable[..., Any]) -> None:
@@ -1071,10 +1076,10 @@ def test_two_attempts_chosen_by_half_of_a_problem_s_draws_are_valued_on_the_othe
 
 
 def pair_by_hand(lines: list[list[bool]], count: tuple[int, ...]) -> float:
-    """Share of the ways to draw so many of each action, none of them twice, of which one at least is right."""
-    kinds = [itertools.combinations([line[action] for line in lines], n) for action, n in enumerate(count)]
-    ways = [any(map(any, way)) for way in itertools.product(*kinds)]
-    return sum(ways) / len(ways)
+    """Share of the ways to draw so many of each action, each in another line, of which one at least is right."""
+    first, second = [action for action, n in enumerate(count) for _ in range(n)]
+    pairs = [(a, b) for a in range(len(lines)) for b in range(len(lines)) if a != b]
+    return sum(lines[a][first] or lines[b][second] for a, b in pairs) / len(pairs)
 
 
 def gain_by_hand(lines: dict[tuple[int, int], dict[Any, Any]], by: str) -> float:
@@ -1121,13 +1126,16 @@ def test_an_interrupted_bank_ends_the_same(make: Callable[..., Any]) -> None:
     assert len(again.parts.code.requests) < len(whole.parts.code.requests)
 
 
-def test_the_chance_that_all_fail_is_the_share_of_all_ways_to_draw() -> None:
+def test_the_chance_that_all_fail_is_unbiased_though_a_draw_s_actions_agree() -> None:
+    """Its expectation over all banks of three draws, of actions that are right together more often than by chance."""
     nb = module_of("03_baselines.ipynb")
-    draws = {0: [1, 0, 0, 1, 0], 1: [0, 0, 0, 0, 1]}
-    for counts in ((1, 0), (2, 1), (1, 3), (3, 3), (0, 0)):
-        ways = itertools.product(*(itertools.combinations(draws[a], n) for a, n in enumerate(counts)))
-        fails = [not any(map(any, way)) for way in ways]
-        assert nb.all_fail([2, 1], 5, counts) == pytest.approx(np.mean(fails))
+    line = {(0, 0): 0.5, (1, 1): 0.3, (0, 1): 0.15, (1, 0): 0.05}
+    fail = [sum(p for right, p in line.items() if not right[action]) for action in (0, 1)]
+    for counts in ((1, 0), (1, 1), (2, 1), (0, 3)):
+        expected = 0.0
+        for lines in itertools.product(line, repeat=3):
+            expected += np.prod([line[right] for right in lines]) * nb.all_fail(np.array(lines, float), counts)
+        assert expected == pytest.approx(fail[0] ** counts[0] * fail[1] ** counts[1])
 
 
 def test_a_choice_is_made_without_what_it_is_valued_on() -> None:
