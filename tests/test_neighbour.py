@@ -82,3 +82,26 @@ def test_kernels_of_the_runner_inherit_it(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True, capture_output=True)
     (output,) = nbformat.read(tmp_path / "o.ipynb", as_version=4).cells[-1].outputs
     assert output.text.split()[0].isdecimal() and output.text.split()[1] == "False"
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(), reason="no huge pages on request"
+)
+def test_large_tensors_are_in_huge_pages_unless_the_user_says_no(tmp_path: Path) -> None:
+    """Of 64 MB there are 16,384 pages of 4 kB; the kernel counts how many it had to map one by one."""
+    count = "resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
+    code = f"import ppo_codet5, resource, torch; torch.ones(8); n = {count}; torch.ones(2**24); print({count} - n)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env.pop("THP_MEM_ALLOC_ENABLE", None)
+    faults = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code], cwd=tmp_path, env=env | more, capture_output=True, check=True
+            ).stdout
+        )
+        for more in ({}, {"THP_MEM_ALLOC_ENABLE": "0"})
+    ]
+    assert faults[0] < 8_000 and faults[1] > 16_000
