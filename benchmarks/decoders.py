@@ -119,7 +119,7 @@ def plot(record, path):
         _common.ticks(axis, sorted({run["rows"] for case in cases for run in case["runs"]}))
         axis.set_ylim(0)
         axis.set_ylabel("tokens per second")
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _common.save_figure(figure, path)
 
 

@@ -159,7 +159,7 @@ class EnvironmentConfig(Section):
     memory_size: int = _option(3, "reflections that enter a rewrite, 0 for none")
     memory_scope: str = _option(
         "problem",
-        '"problem", or "run" to recall reflections of similar training problems too; a saved agent comes without',
+        '"problem", or "run": reflections of like training problems too; a saved agent has none',
     )
 
 

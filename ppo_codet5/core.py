@@ -69,7 +69,7 @@ class Parameters:
     rewrite_tokens: int = 40  # limit of a rewrite
     reflection_tokens: int = 24  # limit of a reflection
     memory_size: int = 3  # reflections that enter a rewrite, 0 for none
-    memory_scope: str = "problem"  # "problem", or "run" to recall reflections of similar training problems too; a saved agent comes without
+    memory_scope: str = "problem"  # "problem", or "run": reflections of like training problems too; a saved agent has none
     # Environment
     show_feedback: bool = True  # rewriter, repair and agent read what the visible asserts say of an attempt
     observation: str = "full"  # what the agent sees: "full", or "scalars" without the embeddings
