@@ -168,8 +168,8 @@ def memory() -> int:
 def _memory_needed(tasks: Sequence[Mapping[str, Any]]) -> float:
     """Bytes that the largest of the tasks with these parameters takes with models of its own, while it loads them.
 
-    On a CPU. A model takes 1.4 times its files in int8 and up to 2.2 times in float32, the rest of a task 1 GB, as measured with
-    ``benchmarks/memory.py`` and ``benchmarks/shared.py``.
+    On a CPU. A model takes 1.4 times its files in int8 and up to 2.2 times in float32, the rest of a task 1 GB, as
+    measured with ``benchmarks/memory.py`` and ``benchmarks/shared.py``.
     """
     from ppo_codet5.helpers.models import INT8, weight_bytes
 

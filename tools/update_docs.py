@@ -302,22 +302,22 @@ def bank() -> str:
 
 
 NOTHING = ": no problem came out differently"
-TWO_ATTEMPTS = {"a fixed mixture": 2, "the problem": 4}  # and the failures of a problem that their value needs
+# Choices of two attempts, and the failures of a problem that their value needs.
+TWO_ATTEMPTS = {"a fixed mixture, two attempts": 2, "the problem, two attempts, over the best fixed mixture": 4}
 
 
 def of_problems(name: str, failures: Counter[int]) -> str:
     """What must be said of a line of two attempts: of how many problems it is, the hardest."""
-    first, separator, _ = name.partition(", two attempts")
-    least = TWO_ATTEMPTS.get(first, 0) if separator else 0
-    return f" (of the {sum(n >= least for n in failures.values())} problems with {least} failures or more)" * bool(
-        least
-    )
+    if name not in TWO_ATTEMPTS:
+        return ""
+    least = TWO_ATTEMPTS[name]
+    return f" (of the {sum(n >= least for n in failures.values())} problems with {least} failures or more)"
 
 
 def worth(gains: dict[str, list[float]]) -> str:
     """In words whether the bank shows that there is something to choose."""
     clear = [name for name, (_, low, _) in gains.items() if low > 0]
-    most = 100 * max(high for name, (_, _, high) in gains.items() if "two attempts" not in name)
+    most = 100 * max(high for name, (_, _, high) in gains.items() if name not in TWO_ATTEMPTS)
     if clear:
         return f"Choosing by {'; by '.join(clear)} gains more than chance, by intervals that allow for one choice each."
     return (

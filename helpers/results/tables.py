@@ -415,7 +415,8 @@ def ablation_table(columns: Sequence[Column], shown: Sequence[Column], seed: int
     """Agents that differ from the whole method in one setting, and random actions in its place, each paired with it.
 
     The whole method is the agent from which all agents together differ in the fewest settings, and of several such, as
-    when there are two, one of the table of strategies (``shown``). p-values are adjusted by Holm over the rows. Agents that differ in several settings, or in what is scored, are named in the notes.
+    when there are two, one of the table of strategies (``shown``). p-values are adjusted by Holm over the rows. Agents
+    that differ in several settings, or in what is scored, are named in the notes.
     """
     header = ["Agent", "Pass@1", "SoftPass@1", "tokens", "n", "better", "worse", "difference, points", "p", "Holm p"]
     agents = [column for column in columns if AGENT in column.entries]
