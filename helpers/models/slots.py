@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from transformers.cache_utils import DynamicLayer
 
+WIDTH = 16  # columns: attention kernels of a GPU want a mask of a multiple of it, and copy another one at every layer
+
 
 @dataclass(eq=False)
 class Start:
@@ -104,9 +106,10 @@ class SlotLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         w = self.window
+        columns = w.columns + -w.columns % WIDTH
         # Zeros, not empty: columns that are masked out are still multiplied (by 0), and 0 * NaN is NaN.
         self.slot_keys, self.slot_values = (
-            x.new_zeros(w.slots, x.shape[1], w.columns, x.shape[3]) for x in (key_states, value_states)
+            x.new_zeros(w.slots, x.shape[1], columns, x.shape[3]) for x in (key_states, value_states)
         )
         self.is_initialized = True
 

@@ -13,6 +13,7 @@ import torch
 from ..assets import cache_dir
 from ..runs import processor, write_atomically
 
+_GPU = 8192  # a pass of fewer takes as long: its kernels' launches
 CANDIDATES = (256, 512, 1024)  # narrower passes read all weights for little work, wider ones fall out of the caches
 _WORTH_MEASURING = 50_000_000  # parameters; smaller models do not care
 logger = logging.getLogger("ppo_codet5")
@@ -21,11 +22,13 @@ logger = logging.getLogger("ppo_codet5")
 def prefill_tokens(model: Any, name: str) -> int:
     """Tokens of a prefill pass for ``model`` (``name`` with revision and dtype): the fastest of ``CANDIDATES`` per token.
 
-    For a decoder-only model on a CPU it is measured, 2 to 15 seconds, and kept in the cache folder; else the widest. In
-    float32 and int8 a text does not depend on it.
+    For a decoder-only model on a CPU it is measured, 2 to 15 seconds, and kept in the cache folder; else the widest, and
+    more on a GPU. In float32 and int8 a text does not depend on it.
     """
+    if model.device.type == "cuda":
+        return _GPU
     parameters = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-    if model.device.type != "cpu" or model.config.is_encoder_decoder or parameters < _WORTH_MEASURING:
+    if model.config.is_encoder_decoder or parameters < _WORTH_MEASURING:
         return CANDIDATES[-1]
     file = cache_dir("speed") / "prefill.json"
     key = f"{name}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
