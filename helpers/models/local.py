@@ -112,7 +112,10 @@ class TransformersGenerator:
             eos = tokenizer.eos_token_id
         label = f"{name} {revision} {self.dtype}"
         self.prefill_tokens = prefill_tokens(model, label) if self._last_logits_only else CANDIDATES[-1]
-        self._steps = steps_of(model) if model.device.type == "cuda" else None
+        self._steps = None
+        if model.device.type == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every width, and each step has another
+            self._steps = steps_of(model)
         self._starts = Starts(_STARTS.get(model.device.type, 2**29))
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
 
