@@ -35,7 +35,7 @@ from .widths import CANDIDATES, prefill_tokens
 
 _COMMON_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
 _ROOM = 128  # a batch that others may join has room for prompts of a multiple of so many tokens
-_STARTS = {"cpu": 2**29, "cuda": 2**32}  # bytes of keys and values of earlier prompts that are kept
+_STARTS = {"cpu": 2**29, "cuda": 2**30}  # bytes of keys and values of earlier prompts that are kept
 
 
 @dataclass
