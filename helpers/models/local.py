@@ -30,7 +30,7 @@ from .contract import Completion, ModelError, Request
 from .sampling import sample
 from .slots import CrossLayer, SlotLayer, Start, Starts, Window
 from .sources import render_chat
-from .steps import Steps, steps_of
+from .steps import Stepper, steps_of
 from .widths import CANDIDATES, prefill_tokens
 
 _COMMON_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
@@ -232,13 +232,6 @@ class TransformersGenerator:
             inputs["logits_to_keep"] = 1
         return self._counted(self.model(**inputs, use_cache=True).logits[:, -1], began)
 
-    def _step(
-        self, steps: Steps, window: Window, layers: Sequence[SlotLayer], ids: torch.Tensor, lengths: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits after one token of each row, as ``_forward`` gives them, in fewer kernels."""
-        began = time.perf_counter()
-        return self._counted(steps.logits(window, layers, ids[:, 0], lengths), began)
-
     def _counted(self, logits: torch.Tensor, began: float) -> torch.Tensor:
         self.stats.forward_seconds += time.perf_counter() - began
         self.stats.forward_calls += 1
@@ -288,8 +281,9 @@ class _Batch:
         if joining:  # and those that come later, of which most are not much longer
             self.prefill += -self.prefill % _ROOM
         self.left = max(row.limit - row.generated for row in waiting)
-        self.window = Window(slots, self.prefill + self.left, end=self.prefill)
+        self.window = Window(slots, self.prefill + self.left, end=self.prefill, layers=generator._layers)
         self.self_layers = [SlotLayer(self.window, number) for number in range(generator._layers)]
+        self.stepper = generator._steps and Stepper(generator._steps, self.self_layers, self.window)
         own = Cache(layers=list(self.self_layers))
         self.cache: Cache | EncoderDecoderCache = own
         self.cross_layers: list[CrossLayer] = []
@@ -328,7 +322,8 @@ class _Batch:
         start, known = self.starts.find(first[: length + 1])
         if length - known < _COMMON_MIN:
             return
-        window = Window(1, length, last=1, end=known, known=[(0, 0, start, known)] if start else [])
+        restored = [(0, 0, start, known)] if start else []
+        window = Window(1, length, last=1, end=known, layers=self.window.layers, known=restored)
         layers = [SlotLayer(window, layer.number) for layer in self.self_layers]
         ids = torch.tensor([first[known:length]], device=self.device)
         self.generator._forward(cache=Cache(layers=list(layers)), input_ids=ids)
@@ -403,16 +398,17 @@ class _Batch:
     def step(self) -> None:
         """One token for every active row."""
         w, rows = self.window, self.active
-        lengths = torch.tensor([len(row.ids) - 1 for row in rows], device=self.device)  # columns filled so far
+        filled = [len(row.ids) - 1 for row in rows]  # columns
         if w.end == w.columns:  # rows that ended have left unused columns on the left
             by = min(w.start, w.end - self.prefill)
-            for layer in self.self_layers:
-                layer.shift_left(by)
-            w.start, w.end = w.start - by, w.end - by
-        ids = torch.tensor([[row.ids[-1]] for row in rows], device=self.device)
-        if self.generator._steps:
-            logits = self.generator._step(self.generator._steps, w, self.self_layers, ids, lengths)
+            w.shift_left(by)
+        if self.stepper:
+            began = time.perf_counter()
+            logits = self.stepper.logits([row.ids[-1] for row in rows], filled)
+            self.generator._counted(logits, began)
         else:
+            lengths = torch.tensor(filled, device=self.device)
+            ids = torch.tensor([[row.ids[-1]] for row in rows], device=self.device)
             columns = torch.arange(w.start, w.end + 1, device=self.device)
             mask = columns >= (w.end - lengths)[:, None]
             if self.cross_layers:
@@ -442,8 +438,7 @@ class _Batch:
         )
 
     def _copy_row(self, source: int, target: int) -> None:
-        for own in self.self_layers:
-            own.copy_row(source, target)
+        self.window.copy_row(source, target)
         for cross in self.cross_layers:
             cross.copy_row(source, target)
 

@@ -10,6 +10,7 @@ import torch
 from .contract import Request
 
 _TOP_K = (64, 2048)  # candidates to look at: 64 hold most nuclei at usual settings; then more, then the vocabulary
+_LOOK = 16  # of these, those that are looked at first
 _BLOCK = 128  # neighbours in the vocabulary; what is largest in each block is looked at before all else
 _CACHE = 2**22  # bytes of float32 logits that are worked on together on a CPU: they stay in its caches
 
@@ -45,9 +46,13 @@ def sample(logits: torch.Tensor, rows: Sequence[tuple[Request, int]]) -> list[in
     chosen, left = np.zeros(len(rows), dtype=np.int64), np.arange(len(rows))
     for size in (*_TOP_K, vocabulary):
         some = slice(None) if len(left) == len(rows) else left.tolist()
-        logp, ids = _likeliest(logits[some], temperature[some], min(size, vocabulary))
-        token, enough = _choose(logp.cpu().numpy(), ids.cpu().numpy(), [rows[i] for i in left.tolist()], vocabulary)
-        chosen[left[enough]], left = token[enough], left[~enough]
+        logp, ids = (x.cpu().numpy() for x in _likeliest(logits[some], temperature[some], min(size, vocabulary)))
+        for first in sorted({min(_LOOK, ids.shape[1]), ids.shape[1]}):  # the likeliest come first, and most often do
+            token, enough = _choose(logp[:, :first], ids[:, :first], [rows[i] for i in left.tolist()], vocabulary)
+            chosen[left[enough]], left = token[enough], left[~enough]
+            logp, ids = logp[~enough], ids[~enough]
+            if not len(left):
+                break
         if not len(left):
             break
     tokens: list[int] = chosen.tolist()
@@ -55,7 +60,7 @@ def sample(logits: torch.Tensor, rows: Sequence[tuple[Request, int]]) -> list[in
 
 
 def _likeliest(logits: torch.Tensor, temperature: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and ids [rows, size] of each row's ``size`` most likely tokens.
+    """Log-probabilities and ids [rows, size] of each row's ``size`` most likely tokens, the likeliest first.
 
     Level with the last of them there may be others. On a CPU a few rows at a time, which are read once from memory and
     never copied as a whole.

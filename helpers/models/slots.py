@@ -94,7 +94,25 @@ class Window:
     last: int = 0
     start: int = 0
     end: int = 0
+    layers: int = 1
+    keys: torch.Tensor | None = None  # of all layers, and their values: [layers, slots, heads, columns, head_dim]
+    values: torch.Tensor | None = None
     known: list[tuple[int, int, Start, int]] = field(default_factory=list)  # row, first column, what goes there, tokens
+
+    def copy_row(self, source: int, target: int) -> None:
+        """In all layers at once: on a GPU each copy is a launch."""
+        for slots in (self.keys, self.values):
+            if slots is not None:
+                slots[:, target, :, self.start : self.end] = slots[:, source, :, self.start : self.end]
+
+    def shift_left(self, by: int) -> None:
+        """Move what is seen ``by`` columns to the left, in the first ``last`` rows."""
+        for slots in (self.keys, self.values):
+            if slots is not None:
+                for layer in slots:  # one after another: each copy takes memory
+                    seen = layer[: self.last, :, self.start : self.end].clone()
+                    layer[: self.last, :, self.start - by : self.end - by] = seen
+        self.start, self.end = self.start - by, self.end - by
 
 
 class SlotLayer(DynamicLayer):
@@ -106,11 +124,13 @@ class SlotLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         w = self.window
-        columns = w.columns + -w.columns % WIDTH
-        # Zeros, not empty: columns that are masked out are still multiplied (by 0), and 0 * NaN is NaN.
-        self.slot_keys, self.slot_values = (
-            x.new_zeros(w.slots, x.shape[1], columns, x.shape[3]) for x in (key_states, value_states)
-        )
+        if w.keys is None or w.values is None:
+            columns = w.columns + -w.columns % WIDTH
+            # Zeros, not empty: columns that are masked out are still multiplied (by 0), and 0 * NaN is NaN.
+            w.keys, w.values = (
+                x.new_zeros(w.layers, w.slots, x.shape[1], columns, x.shape[3]) for x in (key_states, value_states)
+            )
+        self.slot_keys, self.slot_values = w.keys[self.number], w.values[self.number]
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):  # type: ignore[no-untyped-def]
@@ -133,16 +153,6 @@ class SlotLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.window.end - self.window.start
-
-    def copy_row(self, source: int, target: int) -> None:
-        columns = slice(self.window.start, self.window.end)
-        for slots in (self.slot_keys, self.slot_values):
-            slots[target, :, columns] = slots[source, :, columns]
-
-    def shift_left(self, by: int) -> None:
-        w = self.window
-        for slots in (self.slot_keys, self.slot_values):
-            slots[: w.last, :, w.start - by : w.end - by] = slots[: w.last, :, w.start : w.end].clone()
 
 
 class CrossLayer(DynamicLayer):
