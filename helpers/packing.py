@@ -89,6 +89,9 @@ class Int8Linear(nn.Module):
         self.register_buffer("shift", torch.full((self.in_features,), 128.5))
         self.bias = None if linear.bias is None else linear.bias.detach().float()
 
+    def _apply(self, *args: object, **kwargs: object) -> Int8Linear:
+        return self  # the model's other layers may be turned into bfloat16; scales and biases stay as they are
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features).float()
         largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_())
