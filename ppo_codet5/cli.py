@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="repeat with each of these seeds")
     text = "tasks run at the same time, one per GPU"
     sub.add_argument("--jobs", type=_count_from_1, default=1, metavar="N", help=text)
+    text = "only fill the run directories, without the notebooks' other cells; the same command without it reads them"
+    sub.add_argument("--fill", action="store_true", help=text)
     sub.add_argument("--ray", metavar="ADDRESS", help='run the tasks on a Ray cluster ("auto", host:port, "local")')
     sub.add_argument("--cell", type=int, metavar="N", help="run task N of the --dry-run list only (Slurm arrays)")
     text = "number the tasks that would run, and their parameters, and stop"

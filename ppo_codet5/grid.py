@@ -39,6 +39,7 @@ class Task:
     folder: Path  # its run directories and figures
     parameters: dict[str, Any]
     stage: int = 0  # after all tasks of the stages before
+    fill: bool = False  # its runs alone, by the package's own code
 
     @property
     def log(self) -> Path:

@@ -16,15 +16,15 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ppo_codet5.config import as_parameters, parameter_names
-from ppo_codet5.grid import Task, check_device, check_folders, check_inputs, plan
+from ppo_codet5.grid import TABLE, Task, check_device, check_folders, check_inputs, plan
 from ppo_codet5.helpers.runs import RunError, check_writable, read_rows, user_path, write_atomically
 from ppo_codet5.helpers.settings import model_label
-from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies
+from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies, shipped
 from ppo_codet5.running import run_all
 
 CODER_TIME = "about a day, half of it with --jobs 2, estimated"  # of profile coder on two CPU cores
@@ -39,8 +39,13 @@ def run(args: argparse.Namespace) -> int:
     given = as_parameters(overrides(args.parameter))
     values = {**as_parameters(load_profile(args.profile)), **given}
     side_by_side = args.jobs > 1 or args.ray is not None
-    split = side_by_side or args.cell is not None or args.dry_run
+    split = not args.fill and (side_by_side or args.cell is not None or args.dry_run)
     tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split, parameter_names())
+    if args.fill:
+        tasks = [replace(task, fill=True) for task in tasks if task.notebook != TABLE]
+        copies = [t.notebook for t in tasks if not resource(t.notebook).samefile(shipped(t.notebook))]
+        if copies:
+            raise RunError(f"--fill runs the package's code, and {copies[0]} here is a copy: leave out one of the two")
     if args.cell is not None:
         if not 0 <= args.cell < len(tasks):
             raise RunError(f"--cell {args.cell}: there are {len(tasks)} tasks, 0 to {len(tasks) - 1}")

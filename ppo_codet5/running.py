@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import ppo_codet5
-from ppo_codet5.grid import Task
+from ppo_codet5.grid import Task, strategies_of
 from ppo_codet5.helpers.runs import RunError
 from ppo_codet5.notebooks import parameters_of, resource
 
@@ -51,10 +52,33 @@ def run_all(tasks: Sequence[Task], jobs: int, ray_address: str | None = None) ->
 def attempt(task: Task) -> str:
     """Execute a task in this process; what went wrong, "" if nothing."""
     try:
-        execute(resource(task.notebook), task.output, task.parameters)
+        if task.fill:
+            fill(task)
+        else:
+            execute(resource(task.notebook), task.output, task.parameters)
     except (RuntimeError, ValueError, OSError) as error:
         return str(error)
     return ""
+
+
+def fill(task: Task) -> None:
+    """The runs of a task's notebook by the package's own code: what the notebook then reads, without its other cells."""
+    from ppo_codet5 import baselines, core
+
+    config = types.SimpleNamespace(**parameters_of(resource(task.notebook), task.parameters))
+    parts = core.load_parts(config)
+    try:
+        if hasattr(config, "strategies"):
+            player = baselines.Baselines(config, parts=parts)
+            for name in strategies_of(vars(config)):
+                player.run(name)
+        else:
+            trainer = core.PPOCodeT5Trainer(config, parts=parts)
+            trainer.train(task.folder / "ppo")
+            for name in core.CONTROLS:
+                trainer.control(name, task.folder / name)
+    finally:
+        parts.sandbox.close()
 
 
 def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3") -> None:

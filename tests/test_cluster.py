@@ -286,3 +286,20 @@ def test_one_cell_of_the_grid(tmp_path: Path) -> None:
         (summary,) = (tmp_path / "runs").rglob("summary.json")
         assert json.loads(summary.read_text())["strategy"] == "random"
     assert "there are 4 tasks, 0 to 3" in grid(tmp_path, *FEW, "--cell", "4", rc=1).stderr
+
+
+@pytest.mark.slow
+def test_run_directories_are_filled_without_notebooks_and_read_by_them(tmp_path: Path) -> None:
+    """--fill does the runs of each notebook, several at a time; the notebooks find them complete."""
+    said = grid(tmp_path, *FEW, "--notebooks", "02", "03", "--seeds", "0", "1", "--fill", "--jobs", "2").stdout
+    folder = tmp_path / "runs" / "smoke"
+    assert not list(folder.rglob("*.ipynb")) and "executed notebook" not in said
+    filled = {path: path.read_bytes() for path in folder.rglob("attempts.jsonl")}
+    names = sorted(path.parent.name.split("_")[0] for path in filled)
+    assert names == sorted(2 * ["ppo", "resampling", "random", "direct", "random"])
+    assert len(list(folder.rglob("summary.json"))) == len(filled)
+    grid(tmp_path, *FEW, "--notebooks", "02", "03", "--seeds", "0")
+    for number, complete in (("02_PPO_LlaMa", "ppo, resampling, random"), ("03_baselines", "direct, random")):
+        notebook = (folder / "seed0" / f"{number}.ipynb").read_text()
+        assert f"complete, will be read: {complete}" in notebook
+    assert {path: path.read_bytes() for path in folder.rglob("attempts.jsonl")} == filled
