@@ -43,7 +43,7 @@ def made(kind: str, **changes: Any) -> Any:
 
 def texts(model: Any, steps: Any, requests: list[Request], batch_size: int = 5) -> list[str]:
     generator = TransformersGenerator(model, tokenizer("llama"), "tiny", "1", batch_size)
-    assert generator._steps is None  # on a CPU
+    assert generator._steps is None  # as it is on a CPU
     generator._steps = steps
     return [completion.text for completion in generator.generate(requests)]
 
@@ -93,6 +93,22 @@ def test_logits_are_those_of_the_model_in_float64() -> None:
     assert len(found) == len(expected) >= 40
     assert max((a - b).abs().max().item() for a, b in zip(expected, found, strict=True)) < 1e-5  # of float32 cosines
     assert min(a.std().item() for a in expected) > 0.5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_steps_are_captured_and_texts_are_those_of_the_model_s_own_pass() -> None:
+    starts = ("def add(a, b):", "x = 1", "Write a Python function named add. " * 3)
+    requests = [
+        Request(starts[i % 3] + " a" * i, seed=i, temperature=0.0, max_new_tokens=12 + 9 * (i % 4)) for i in range(40)
+    ]
+    model = made("qwen2").cuda()
+    generator = TransformersGenerator(model, tokenizer("llama"), "tiny", "1", 16)
+    steps = generator._steps
+    assert steps is not None
+    captured = [completion.text for completion in generator.generate(requests)]
+    assert steps.ran == {8, 16}  # numbers of rows that were captured
+    generator._steps = None
+    assert [completion.text for completion in generator.generate(requests)] == captured
 
 
 def test_weights_are_held_once_and_the_steps_are_made_once() -> None:

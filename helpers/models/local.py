@@ -35,7 +35,7 @@ from .widths import CANDIDATES, prefill_tokens
 
 _COMMON_MIN = 8  # tokens: a shorter common start is not worth a pass of its own
 _ROOM = 128  # a batch that others may join has room for prompts of a multiple of so many tokens
-_STARTS = {"cpu": 2**29, "cuda": 2**30}  # bytes of keys and values of earlier prompts that are kept
+_STARTS = {"cpu": 2**29, "cuda": 0}  # bytes of earlier prompts that are kept: a GPU computes them faster than it copies
 
 
 @dataclass
@@ -314,7 +314,7 @@ class _Batch:
     def _compute_common(self) -> None:
         """Keep the keys and values of the tokens that all rows start with, if that saves work."""
         first, *others = (row.ids for row in self.waiting)
-        if self.cross_layers or not any(ids != first for ids in others):
+        if self.cross_layers or not self.starts.limit or not any(ids != first for ids in others):
             return
         length = min(len(ids) for ids in (first, *others)) - 1  # each row keeps a token of its own, for its logits
         while any(ids[:length] != first[:length] for ids in others):
@@ -387,7 +387,7 @@ class _Batch:
                 cache=self.cache, input_ids=ids, attention_mask=mask, position_ids=positions
             )
         w.end, w.known = end, []
-        for at, row in zip(places, rows, strict=True) if not self.cross_layers else ():
+        for at, row in zip(places, rows, strict=True) if not self.cross_layers and self.starts.limit else ():
             again = self.starts.came_up(row.ids)
             if again >= row.known + _COMMON_MIN:
                 self.starts.keep(Start(row.ids[:again], [layer.row(*at, again) for layer in self.self_layers]))

@@ -49,7 +49,7 @@ class Starts:
     def find(self, ids: list[int]) -> tuple[Start | None, int]:
         """A start that is kept, and how many of its tokens ``ids`` begin with; the last token is never among them."""
         best = None
-        for name in self.names(ids):
+        for name in self.names(ids) if self.kept else ():
             best = self.seen.get(name) or best
         if best is None:
             return None, 0
