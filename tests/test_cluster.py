@@ -291,15 +291,13 @@ def test_one_cell_of_the_grid(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_run_directories_are_filled_without_notebooks_and_read_by_them(tmp_path: Path) -> None:
     """--fill does the runs of each notebook, several at a time; the notebooks find them complete."""
-    said = grid(tmp_path, *FEW, "--notebooks", "02", "03", "--seeds", "0", "1", "--fill", "--jobs", "2").stdout
+    said = grid(tmp_path, *FEW, "--notebooks", "02", "03", "--fill", "--jobs", "2").stdout
     folder = tmp_path / "runs" / "smoke"
     assert not list(folder.rglob("*.ipynb")) and "executed notebook" not in said
     filled = {path: path.read_bytes() for path in folder.rglob("attempts.jsonl")}
     names = sorted(path.parent.name.split("_")[0] for path in filled)
-    assert names == sorted(2 * ["ppo", "resampling", "random", "direct", "random"])
+    assert names == sorted(["ppo", "resampling", "random", "direct", "random"])
     assert len(list(folder.rglob("summary.json"))) == len(filled)
-    grid(tmp_path, *FEW, "--notebooks", "02", "03", "--seeds", "0")
-    for number, complete in (("02_PPO_LlaMa", "ppo, resampling, random"), ("03_baselines", "direct, random")):
-        notebook = (folder / "seed0" / f"{number}.ipynb").read_text()
-        assert f"complete, will be read: {complete}" in notebook
+    grid(tmp_path, *FEW, "--notebooks", "03")
+    assert "complete, will be read: direct, random" in (folder / "03_baselines.ipynb").read_text()
     assert {path: path.read_bytes() for path in folder.rglob("attempts.jsonl")} == filled

@@ -128,6 +128,7 @@ def test_weights_are_held_once_and_the_steps_are_made_once() -> None:
         ("llama", {"mlp_bias": True}),
         ("llama", {"hidden_act": "gelu"}),
         ("qwen2", {"use_sliding_window": True}),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 500.0}}),
     ],
 )
 def test_a_model_with_other_layers_keeps_its_own_pass(kind: str, changes: dict[str, Any]) -> None:

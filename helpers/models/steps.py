@@ -19,7 +19,7 @@ from .slots import SlotLayer, Window
 
 _LIKE_LLAMA = {"LlamaForCausalLM", "Qwen2ForCausalLM"}
 _ROWS = [8 * 4**n for n in range(12)]  # of captures, of which each takes some ten steps' time
-_known: WeakKeyDictionary[nn.Module, Steps | None] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, Steps | None] = WeakKeyDictionary()  # None: not such a model
 
 
 class Steps:
@@ -149,11 +149,9 @@ def steps_of(model: Any) -> Steps | None:
 
 def _is_plain(model: Any) -> bool:
     config = model.config
-    if (
-        type(model).__name__ not in _LIKE_LLAMA
-        or config.hidden_act != "silu"
-        or getattr(config, "use_sliding_window", 0)
-    ):
+    turned = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    like = type(model).__name__ in _LIKE_LLAMA and config.hidden_act == "silu" and turned in ("default", "llama3")
+    if not like or getattr(config, "use_sliding_window", False):  # other turns ask the host how far the rows have come
         return False
     layers = model.model.layers
     linears = [m for layer in layers for m in layer.modules() if isinstance(m, nn.Linear)] + [model.lm_head]
