@@ -247,15 +247,21 @@ def test_a_plan_has_the_minutes_where_nothing_is_to_be_fetched(
     tmp_path: Path, config: Callable[..., str], here: Callable[..., str]
 ) -> None:
     line = ("train", "--config", config(), "--output-dir", "run", "--control", "random")
+
+    def rows(out: str) -> dict[str, list[str]]:
+        return {row[0]: row[1:] for row in map(str.split, out.partition("LLM calls")[2].splitlines()[1:])}
+
     out = here(*line, "--plan")
     assert (
         out.index("minutes   of all") < out.index("loading PyTorch") < out.index("loading /") < out.index("LLM calls")
     )
-    table = {row[0]: row[1:] for row in map(str.split, out.partition("LLM calls")[2].splitlines()[1:])}
+    table = rows(out)
     assert table.keys() == {"training", "ppo", "ppo_sampled", "random", "sum"}
     assert table["training"][0] == "24" and table["ppo"] == table["random"]  # 12 episodes, 4 problems, 2 generations
     minutes = [float(row[-1]) for row in table.values()]
-    assert minutes[-1] > 0 and sum(minutes[:-1]) == pytest.approx(minutes[-1], abs=0.05 * len(minutes))
+    assert sum(minutes[:-1]) == pytest.approx(minutes[-1], abs=0.05 * len(minutes))
+    longer = rows(here(*line, "--plan", "--set", "max_episodes=120000"))  # a small model makes so few in no time
+    assert longer["training"][0] == "240000" and float(longer["training"][-1]) > 0
     assert not (tmp_path / "run").exists()
     here(*line)
     assert "LLM calls" not in here(*line, "--plan")  # complete
