@@ -66,19 +66,15 @@ def fill(task: Task) -> None:
     from ppo_codet5 import baselines, core
 
     config = types.SimpleNamespace(**parameters_of(resource(task.notebook), task.parameters))
-    parts = core.load_parts(config)
-    try:
-        if hasattr(config, "strategies"):
-            player = baselines.Baselines(config, parts=parts)
-            for name in strategies_of(vars(config)):
-                player.run(name)
-        else:
-            trainer = core.PPOCodeT5Trainer(config, parts=parts)
-            trainer.train(task.folder / "ppo")
-            for name in core.CONTROLS:
-                trainer.control(name, task.folder / name)
-    finally:
-        parts.sandbox.close()
+    if hasattr(config, "strategies"):
+        player = baselines.Baselines(config)  # loads models only where a run is not complete
+        for name in strategies_of(vars(config)):
+            player.run(name)
+    else:
+        trainer = core.PPOCodeT5Trainer(config)
+        trainer.train(task.folder / "ppo")
+        for name in core.CONTROLS:
+            trainer.control(name, task.folder / name)
 
 
 def execute(notebook: Path, output: Path, values: dict, kernel: str = "python3") -> None:

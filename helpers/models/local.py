@@ -407,18 +407,21 @@ class _Batch:
             logits = self.stepper.logits([row.ids[-1] for row in rows], filled)
             self.generator._counted(logits, began)
         else:
-            lengths = torch.tensor(filled, device=self.device)
-            ids = torch.tensor([[row.ids[-1]] for row in rows], device=self.device)
-            columns = torch.arange(w.start, w.end + 1, device=self.device)
-            mask = columns >= (w.end - lengths)[:, None]
-            if self.cross_layers:
-                logits = self._step_encoded(ids, mask)
-            else:
-                logits = self.generator._forward(
-                    cache=self.cache, input_ids=ids, attention_mask=mask, position_ids=lengths[:, None]
-                )
+            logits = self._model_step(filled)
         w.end += 1
         self._take(logits, 0)
+
+    def _model_step(self, filled: list[int]) -> torch.Tensor:
+        """Logits of a step by the model's own pass; ``filled``: how many columns each row has."""
+        w = self.window
+        lengths = torch.tensor(filled, device=self.device)
+        ids = torch.tensor([[row.ids[-1]] for row in self.active], device=self.device)
+        mask = torch.arange(w.start, w.end + 1, device=self.device) >= (w.end - lengths)[:, None]
+        if self.cross_layers:
+            return self._step_encoded(ids, mask)
+        return self.generator._forward(
+            cache=self.cache, input_ids=ids, attention_mask=mask, position_ids=lengths[:, None]
+        )
 
     def _step_encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         widths = torch.tensor([len(row.encoder_ids) for row in self.active], device=self.device)

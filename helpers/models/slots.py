@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from transformers.cache_utils import DynamicLayer
 
-WIDTH = 16  # columns: attention kernels of a GPU want a mask of a multiple of it, and copy another one at every layer
+_WIDTH = 16  # columns: attention kernels of a GPU want a mask of a multiple of it, and copy another one at every layer
 
 
 @dataclass(eq=False)
@@ -125,7 +125,7 @@ class SlotLayer(DynamicLayer):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         w = self.window
         if w.keys is None or w.values is None:
-            columns = w.columns + -w.columns % WIDTH
+            columns = w.columns + -w.columns % _WIDTH
             # Zeros, not empty: columns that are masked out are still multiplied (by 0), and 0 * NaN is NaN.
             w.keys, w.values = (
                 x.new_zeros(w.layers, w.slots, x.shape[1], columns, x.shape[3]) for x in (key_states, value_states)

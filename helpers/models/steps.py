@@ -153,16 +153,8 @@ def _is_plain(model: Any) -> bool:
     like = type(model).__name__ in _LIKE_LLAMA and config.hidden_act == "silu" and turned in ("default", "llama3")
     if not like or getattr(config, "use_sliding_window", False):  # other turns ask the host how far the rows have come
         return False
-    layers = model.model.layers
-    linears = [m for layer in layers for m in layer.modules() if isinstance(m, nn.Linear)] + [model.lm_head]
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     biased = ("q_proj", "k_proj", "v_proj")  # of others a bias would be left out
-    return (
-        all(type(linear) is nn.Linear for linear in linears)
-        and len(linears) == 7 * len(layers) + 1
-        and not any(
-            linear.bias is not None
-            for layer in layers
-            for name, linear in layer.named_modules()
-            if isinstance(linear, nn.Linear) and not name.endswith(biased)
-        )
+    return len(linears) == 7 * len(model.model.layers) + 1 and all(
+        type(linear) is nn.Linear and (linear.bias is None or name.endswith(biased)) for name, linear in linears.items()
     )
