@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ppo_codet5.helpers.models import Request
+from ppo_codet5.helpers.models import Request, slots
 from ppo_codet5.helpers.models import load_model as load
 from ppo_codet5.helpers.models.local import TransformersGenerator
 from ppo_codet5.helpers.models.slots import Start, Starts
@@ -116,3 +116,49 @@ def test_what_is_kept_is_bounded_for_a_model_too(tmp_path: Path) -> None:
         assert kept.generate(requests) == model.generate(requests)
         assert sum(s.bytes for s in kept._starts.kept.values()) <= 120_000
     assert kept._starts.kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=70),
+    groups=st.sampled_from([(4, 4), (6, 2), (3, 1)]),
+    seed=st.integers(0, 99),
+)
+def test_attention_in_parts_is_attention(lengths: list[int], groups: tuple[int, int], seed: int) -> None:
+    """Held against a softmax row by row over the columns that a row sees; what it does not see may be anything finite."""
+    heads, shared = groups
+    rows, columns = len(lengths), max(lengths)
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = (
+        torch.randn(rows, h, n, 8, generator=generator, dtype=torch.float64)
+        for h, n in ((heads, 1), (shared, columns), (shared, columns))
+    )
+    mask = (torch.arange(columns) >= columns - torch.tensor(lengths)[:, None])[:, None, None]
+    module = torch.nn.Module()
+    module.num_key_value_groups = heads // shared
+    found, _ = slots.attention_in_parts(module, query, key, value, mask)
+    assert found.shape == (rows, 1, heads, 8)
+    for row, length in enumerate(lengths):
+        for head in range(heads):
+            keys, values = (x[row, head * shared // heads, columns - length :] for x in (key, value))
+            weights = (keys @ query[row, head, 0] / 8**0.5).softmax(0)
+            torch.testing.assert_close(found[row, 0, head], weights @ values)
+
+
+def test_a_long_row_does_not_make_the_others_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    whole = slots.sdpa_attention_forward
+
+    def noted(module: object, query: torch.Tensor, key: torch.Tensor, *rest: object, **more: object) -> object:
+        if query.shape[2] == 1:
+            seen.append((len(query), key.shape[2]))
+        return whole(module, query, key, *rest, **more)
+
+    generator = load(str(save_llama(tmp_path / "llama", context=4096)), device="cpu", batch_size=64)
+    short = [Request(f"row {i}", i, max_new_tokens=4, temperature=0.0) for i in range(40)]
+    alone = [generator.generate([request])[0] for request in short]
+    monkeypatch.setattr(slots, "sdpa_attention_forward", noted)
+    together = generator.generate([Request("word " * 400, 0, max_new_tokens=4, temperature=0.0), *short])
+    assert together[1:] == alone
+    assert {rows for rows, columns in seen if columns > 400} == {16}
+    assert sum(columns < 40 for _, columns in seen) == 2 * sum(columns > 400 for _, columns in seen)

@@ -26,7 +26,7 @@ def load_model(
     ``name`` is an alias ("smollm2-135m", from the package index), a folder with a saved model, or a hub id
     ("owner/name"; ``revision`` picks a commit, tag or branch). ``device`` "auto" is CUDA where there is one, else CPU;
     ``dtype`` "auto" is bfloat16 where that device computes in it, else float32; "int8" is for the linear layers on a
-    CPU, the rest as "auto"; "int7" is int8 with weights of seven bits on every CPU, also where it could have eight.
+    CPU, the rest in float32; "int7" is int8 with weights of seven bits on every CPU, also where it could have eight.
     The same arguments give the same object while it is in use, so a code model that also rewrites is loaded once;
     generators that differ only in ``batch_size`` share the weights. Raises ModelError with the way out.
     """

@@ -6,10 +6,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
+IN_PARTS = "sdpa_in_parts"  # the name by which transformers knows attention_in_parts
+_PART = 16  # rows
 _WIDTH = 16  # columns: attention kernels of a GPU want a mask of a multiple of it, and copy another one at every layer
 
 
@@ -153,6 +159,34 @@ class SlotLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.window.end - self.window.start
+
+
+def attention_in_parts(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention; of a step a few rows at a time, each few from the first column that one of them sees.
+
+    On a CPU a step's attention takes as long as reading keys and values does, and in one call one long row makes all others
+    as long.
+    """
+    if query.shape[2] > 1 or attention_mask is None or len(query) <= _PART:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
+    first = attention_mask[:, 0, 0].to(torch.uint8).argmax(1).tolist()
+    outputs = []
+    for begin in range(0, len(first), _PART):
+        rows, columns = slice(begin, begin + _PART), slice(min(first[begin : begin + _PART]), None)
+        keys, values, mask = key[rows, :, columns], value[rows, :, columns], attention_mask[rows, ..., columns]
+        outputs.append(sdpa_attention_forward(module, query[rows], keys, values, mask, **settings)[0])
+    return torch.cat(outputs), None
+
+
+AttentionInterface.register(IN_PARTS, attention_in_parts)
+AttentionMaskInterface.register(IN_PARTS, sdpa_mask)
 
 
 class CrossLayer(DynamicLayer):

@@ -114,6 +114,7 @@ def load_weights(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     from ..packing import exact_bits, pack_linears
+    from .slots import IN_PARTS
 
     try:
         local = is_folder
@@ -130,9 +131,11 @@ def load_weights(
         raise _explained(name, error) from error
     model = model.to(torch.device(device)).eval()
     if device == "cpu":
+        if model.config._attn_implementation == "sdpa" and not config.is_encoder_decoder:
+            model.set_attn_implementation(IN_PARTS)
         pack_linears(model, {"int8": exact_bits(), "int7": 7}[dtype] if dtype in INT8 else None)
-    if dtype in INT8:  # what is left: embeddings, norms
-        model = model.to(torch.bfloat16 if has_bfloat16(device) else torch.float32)
+    if dtype in INT8:  # what is left: embeddings, norms, attention; the same on every CPU, and no slower than bfloat16
+        model = model.to(torch.float32)
     return model, tokenizer
 
 

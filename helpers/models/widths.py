@@ -23,7 +23,7 @@ def prefill_tokens(model: Any, name: str) -> int:
     """Tokens of a prefill pass for ``model`` (``name`` with revision and dtype): the fastest of ``CANDIDATES`` per token.
 
     For a decoder-only model on a CPU it is measured, 2 to 15 seconds, and kept in the cache folder; else the widest, and
-    more on a GPU. In float32 and int8 a text does not depend on it.
+    more on a GPU. In float32 a text does not depend on it.
     """
     if model.device.type == "cuda":
         return _GPU
