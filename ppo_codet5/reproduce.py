@@ -255,9 +255,9 @@ def about(folders: Sequence[Path], command: str) -> str:
             *lines,
             f"| minutes | {minutes}; what was in the cache of completions already took none |",
             "",
-            "In float32 and int8 the same command gives the same attempts on the same machine. On another processor, and in",
-            "bfloat16 with another number of threads, programs may differ. Prompts and programs are kept of the project's own",
-            "problems only.",
+            "In float32 the same command gives the same attempts on the same machine. On another processor, in int8 where some",
+            "completions were in the cache, and in bfloat16 with another number of threads, programs may differ. Prompts and",
+            "programs are kept of the project's own problems only.",
             "",
         ]
     )

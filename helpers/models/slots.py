@@ -175,7 +175,7 @@ def attention_in_parts(
     as long.
     """
     if query.shape[2] > 1 or attention_mask is None or len(query) <= _PART:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     first = attention_mask[:, 0, 0].to(torch.uint8).argmax(1).tolist()
     outputs = []
     for begin in range(0, len(first), _PART):
