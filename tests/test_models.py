@@ -96,6 +96,7 @@ def test_int8_computes_in_integers_and_depends_on_the_request_alone(folders: dic
         assert seven.dtype == "int8 (weights of 7 bits)" and whole.dtype == "float32"
         assert model.dtype == ("int8" if bits == 8 else seven.dtype)
         assert any(isinstance(module, packing.Int8Linear) for module in model.model.modules())
+        assert model.model.dtype == torch.float32  # also where the CPU computes in bfloat16
         requests = mixed_requests(12, seed=4)
         together = model.generate(requests)
         assert [model.generate([request])[0] for request in requests] == together
