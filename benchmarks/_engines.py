@@ -61,6 +61,7 @@ def generate(folder, dtype, device):
     """transformers' ``generate``, with its key-value cache as it comes."""
     generator = load(folder, dtype, device, 1)
     model, tokenizer = generator.model, generator.tokenizer
+    model.set_attn_implementation("sdpa")  # transformers' own, not the parts that this decoder computes on a CPU
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     shape = {"padding": True, "padding_side": "right" if model.config.is_encoder_decoder else "left"}
 
@@ -80,6 +81,7 @@ def generate_batch(folder, dtype, device):
     from transformers.generation import ContinuousBatchingConfig
 
     generator = load(folder, dtype, device, 1)
+    generator.model.set_attn_implementation("sdpa")  # continuous batching refuses this decoder's parts
     flash = importlib.util.find_spec("flash_attn") is not None  # without the package it would ask the hub for kernels
     sizes = {"num_blocks": 64, "max_batch_tokens": 64} if device == "cpu" else {}
 
