@@ -244,6 +244,29 @@ def test_single_edits_are_compared_with_direct_generation(on_mbpp: dict[tuple[st
             assert [low, high] == pytest.approx(np.quantile(100 * bootstrap(gap), [0.025, 0.975]), abs=0.6)
 
 
+def test_several_attempts_are_compared_with_drawing_again(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
+    found = masks("mbpp_coder")
+    several = {
+        (column, row)
+        for column, row in on_mbpp
+        if (column, "resampling") in found and ROWS[row] not in ("direct", "mutation", "rewriting", "resampling")
+    }
+    _, rows = table(block("loops"))
+    assert {(row[1], row[0]) for row in rows} == several and len(rows) == len(several) > 0
+    cells, gaps = [], []
+    for row, column, solved, spent, *against in rows:
+        assert float(solved) == pytest.approx(100 * (on_mbpp[column, row] == 1).mean(), abs=0.0501)
+        assert float(spent) == pytest.approx(tokens(found[column, ROWS[row]], 10), abs=0.501)
+        budget, longest = affordable(found[column, "resampling"], tokens(found[column, ROWS[row]], 10))
+        assert against[1] == f"{budget}{' (its last)' * (budget == longest)}"
+        for cell, draws in ((against[0], 10), (against[2], budget)):
+            drawn = outcomes_of("mbpp_coder", draws)[column, "I.i.d. resampling"]
+            cells.append(re.fullmatch(INTERVAL, cell).groups())  # type: ignore[union-attr]
+            gaps.append(paired(on_mbpp[column, row], drawn))
+    for said, gap, p in zip(cells, gaps, multipletests([*map(sign_test, gaps)], method="holm")[1], strict=True):
+        check_difference(said, gap, p)
+
+
 def test_the_sentences_on_drawing_again_are_those_of_the_table(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
     names = {key: row for row, key in ROWS.items()}
     first = outcomes_of("mbpp_coder", 1)
@@ -331,20 +354,26 @@ def check_verdict(line: str, outcomes: dict[tuple[str, str], np.ndarray], column
     assert ("it is below by more than chance" in line) == (float(said[0]) < 0 and clear)
 
 
+def tokens(groups: Groups, last: int) -> float:
+    """Tokens a problem of the first ``last`` attempts, of all models, read and written."""
+    problems = [rows[:last] for seed in groups.values() for rows in seed.values()]
+    return sum(v for rows in problems for row in rows for k, v in row.items() if k.endswith("_tokens")) / len(problems)
+
+
+def affordable(draws: Groups, most: float) -> tuple[int, int]:
+    """How many draws resampling makes for ``most`` tokens a problem, at least one; and how many it has."""
+    longest = max(len(rows) for problems in draws.values() for rows in problems.values())
+    return max([k for k in range(1, longest + 1) if tokens(draws, k) <= most], default=1), longest
+
+
 def check_rest(line: str, folder: str, budget: int, column: str) -> None:
     """What is said of the agent at equal tokens and of drawing again; Holm's family: all rows that are compared so."""
     outcomes, found = outcomes_of(folder, budget), masks(folder)
     names = {key: row for row, key in ROWS.items()}
 
-    def tokens(c: str, key: str, last: int) -> float:
-        groups = [rows[:last] for problems in found[c, key].values() for rows in problems.values()]
-        return sum(v for rows in groups for r in rows for k, v in r.items() if k.endswith("_tokens")) / len(groups)
-
     family, p_values, gaps, allowed = [], [], [], []
     for c, key in ((c, key) for c, key in found if (c, "resampling") in found and key not in ("direct", "resampling")):
-        longest = max(len(rows) for problems in found[c, "resampling"].values() for rows in problems.values())
-        affordable = [k for k in range(1, longest + 1) if tokens(c, "resampling", k) <= tokens(c, key, budget)]
-        allowed.append(max(affordable, default=1))
+        allowed.append(affordable(found[c, "resampling"], tokens(found[c, key], budget))[0])
         gaps.append(paired(outcomes[c, names[key]], outcomes_of(folder, allowed[-1])[c, names["resampling"]]))
         p_values.append(sign_test(gaps[-1]))
         family.append((c, key))
@@ -354,7 +383,8 @@ def check_rest(line: str, folder: str, budget: int, column: str) -> None:
         rf"agent's difference from that is {INTERVAL}\.",
         line,
     ).groups()  # type: ignore[union-attr]
-    assert float(said[0]) == pytest.approx(tokens(column, "ppo", budget), abs=0.501) and said[1] == str(allowed[here])
+    assert said[1] == str(allowed[here])
+    assert float(said[0]) == pytest.approx(tokens(found[column, "ppo"], budget), abs=0.501)
     drawn = outcomes_of(folder, allowed[here])[column, names["resampling"]] == 1
     assert float(said[2]) == pytest.approx(100 * drawn.mean(), abs=0.0501)
     check_difference(said[3:], gaps[here], multipletests(p_values, method="holm")[1][here])

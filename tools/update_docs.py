@@ -266,6 +266,31 @@ def edits() -> str:
     return "\n".join(lines)
 
 
+def loops() -> str:
+    """Strategies of several attempts against drawing again, as often and for no more tokens; Holm's p over both columns."""
+    found = []
+    for column in (c for c in columns_on_mbpp() if runs.RESAMPLING in c.entries):
+        draws = column.entries[runs.RESAMPLING]
+        for c, budget in tables.at_equal_tokens(column, **DRAWS):
+            if c.strategy not in runs.ONE_ATTEMPT:
+                entry = column.entries[c.strategy]
+                as_often = tables.compare(column, c.strategy, entry, draws, **DRAWS, budget=entry.budget)
+                found.append((column, entry, f"{budget}{' (its last)' * (budget == draws.longest)}", as_often, c))
+    adjusted = statistics.holm([c.p for line in found for c in line[3:]])
+    lines = [
+        "| up to 10 attempts | protocol | solved, per cent | tokens a problem | against as many draws | draws for no more tokens "
+        "| against these |",
+        "|" + "---|" * 7,
+    ]
+    for (column, entry, budget, *both), p in zip(found, zip(adjusted[::2], adjusted[1::2], strict=True), strict=True):
+        as_often, as_dear = (f"{_interval(c)}, Holm p {_p(value)}" for c, value in zip(both, p, strict=True))
+        lines.append(
+            f"| {runs.TITLES[both[0].strategy]} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {entry.tokens():.0f} "
+            f"| {as_often} | {budget} | {as_dear} |"
+        )
+    return "\n".join(lines)
+
+
 def bank() -> str:
     """What the bank says of choosing: rates of the actions, and what choices would gain over the best fixed action."""
     lines = []
@@ -678,6 +703,7 @@ BLOCKS = {
         "claim": claim,
         "draws": draws,
         "edits": edits,
+        "loops": loops,
         "bank": bank,
         "choice": choice,
     },
