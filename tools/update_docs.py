@@ -133,7 +133,7 @@ def mbpp() -> str:
         f"{len(s['task_ids'])} in every cell, at most {s['max_steps']} generations a problem. Per cent with 95 % intervals; "
         "the best of a column is bold."
     )
-    said = [line for column in columns for line in (again(column), gain(column)) if line]
+    said = [line for c in columns for line in (again(c), beside(c), runs.AGENT in c.entries and gain(c)) if line]
     said += [f"- Not run yet with this model: {'; '.join(missing)}."] if missing else []
     return "\n".join([caption, "", tables.Table(header, rows).markdown().strip(), "", *said])
 
@@ -153,6 +153,39 @@ def again(column: runs.Column) -> str:
     return (
         f"- {_protocol(column)}: drawing again, up to {budget} times and nothing else, lifts the share solved from "
         f"{100 * first.mean():.1f} to {100 * last.mean():.1f} % ({_points(last, first)}); {100 * looks:.1f} % look solved."
+    )
+
+
+Beside = tuple[runs.Column, runs.Entry, str, tables.Comparison, float, tables.Comparison, float]
+
+
+def beside_draws() -> list[Beside]:
+    """Strategies of several attempts beside resampling: draws for no more tokens, both comparisons with Holm's p of all."""
+    found = []
+    for column in (c for c in columns_on_mbpp() if runs.RESAMPLING in c.entries):
+        draws = column.entries[runs.RESAMPLING]
+        for as_dear, budget in tables.at_equal_tokens(column, **DRAWS):
+            if as_dear.strategy not in runs.ONE_ATTEMPT:
+                entry = column.entries[as_dear.strategy]
+                as_often = tables.compare(column, as_dear.strategy, entry, draws, **DRAWS, budget=entry.budget)
+                found.append((column, entry, f"{budget}{' (its last)' * (budget == draws.longest)}", as_often, as_dear))
+    p = statistics.holm([c.p for line in found for c in line[3:]])
+    return [(*line, as_often, p[2 * i], as_dear, p[2 * i + 1]) for i, (*line, as_often, as_dear) in enumerate(found)]
+
+
+def beside(column: runs.Column) -> str:
+    """What edits add to drawing again as often, by strategy, and what they cost; empty if none was run."""
+    said = [
+        f"{runs.TITLES[c.strategy]} solves {100 * entry.solved().mean():.1f} % for {entry.tokens():.0f} tokens "
+        f"({_interval(c)}, Holm p {_p(p)})"
+        for one, entry, _, c, p, *_ in beside_draws()
+        if one is column and c.strategy != runs.AGENT
+    ]
+    paid = column.entries[runs.RESAMPLING].tokens(column.entries[runs.RESAMPLING].budget) if said else 0
+    return (
+        f"- {_protocol(column)}: beside drawing again as often, {paid:.0f} tokens a problem, {'; '.join(said)}."
+        if said
+        else ""
     )
 
 
@@ -267,26 +300,16 @@ def edits() -> str:
 
 
 def loops() -> str:
-    """Strategies of several attempts against drawing again, as often and for no more tokens; Holm's p over both columns."""
-    found = []
-    for column in (c for c in columns_on_mbpp() if runs.RESAMPLING in c.entries):
-        draws = column.entries[runs.RESAMPLING]
-        for c, budget in tables.at_equal_tokens(column, **DRAWS):
-            if c.strategy not in runs.ONE_ATTEMPT:
-                entry = column.entries[c.strategy]
-                as_often = tables.compare(column, c.strategy, entry, draws, **DRAWS, budget=entry.budget)
-                found.append((column, entry, f"{budget}{' (its last)' * (budget == draws.longest)}", as_often, c))
-    adjusted = statistics.holm([c.p for line in found for c in line[3:]])
+    """Strategies of several attempts against drawing again, as often and for no more tokens."""
     lines = [
         "| up to 10 attempts | protocol | solved, per cent | tokens a problem | against as many draws | draws for no more tokens "
         "| against these |",
         "|" + "---|" * 7,
     ]
-    for (column, entry, budget, *both), p in zip(found, zip(adjusted[::2], adjusted[1::2], strict=True), strict=True):
-        as_often, as_dear = (f"{_interval(c)}, Holm p {_p(value)}" for c, value in zip(both, p, strict=True))
+    for column, entry, budget, as_often, p_often, as_dear, p_dear in beside_draws():
         lines.append(
-            f"| {runs.TITLES[both[0].strategy]} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {entry.tokens():.0f} "
-            f"| {as_often} | {budget} | {as_dear} |"
+            f"| {runs.TITLES[as_often.strategy]} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {entry.tokens():.0f} "
+            f"| {_interval(as_often)}, Holm p {_p(p_often)} | {budget} | {_interval(as_dear)}, Holm p {_p(p_dear)} |"
         )
     return "\n".join(lines)
 
