@@ -87,7 +87,7 @@ def test_each_completion_is_handed_on_when_it_is_complete(generator: Transformer
     assert calls == sorted(calls) and len(set(calls)) > 5 and calls[0] < calls[-1] / 3
 
 
-def test_int8_computes_in_integers_and_a_tiny_model_writes_the_same_alone_and_in_a_batch(folders: dict[str, Path]) -> None:
+def test_int8_is_integers_and_a_tiny_model_writes_the_same_alone_and_in_a_batch(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         model = load_generator(str(folder), dtype="int8", device="cpu", batch_size=8)
         seven = load_generator(str(folder), dtype="int7", device="cpu", batch_size=8)
