@@ -267,7 +267,9 @@ def test_several_attempts_are_compared_with_drawing_again(on_mbpp: dict[tuple[st
         check_difference(said, gap, p)
     listed = []
     for column, paid, text in re.findall(
-        r"^- (.*): beside drawing again as often, (\d+) tokens a problem, (.*)\.$", block("mbpp"), re.MULTILINE
+        r"^- (.*): beside drawing again as often \((\d+) tokens a problem; differences in points\), (.*)\.$",
+        block("mbpp"),
+        re.MULTILINE,
     ):  # the same figures in a sentence
         assert float(paid) == pytest.approx(tokens(found[column, "resampling"], 10), abs=0.501)
         one = rf"([^;]+?) solves ([\d.]+) % for (\d+) tokens \({INTERVAL}\)"

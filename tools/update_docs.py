@@ -156,36 +156,39 @@ def again(column: runs.Column) -> str:
     )
 
 
-Beside = tuple[runs.Column, runs.Entry, str, tables.Comparison, float, tables.Comparison, float]
-
-
-def beside_draws() -> list[Beside]:
-    """Strategies of several attempts beside resampling: draws for no more tokens, both comparisons with Holm's p of all."""
+@cache
+def beside_draws() -> list[tuple[runs.Column, str, runs.Entry, str, str, str]]:
+    """Strategies of several attempts beside resampling: column, name, entry, difference from as many draws, how many draws
+    cost no more tokens, difference from these. Holm's family: all these differences."""
     found = []
     for column in (c for c in columns_on_mbpp() if runs.RESAMPLING in c.entries):
         draws = column.entries[runs.RESAMPLING]
         for as_dear, budget in tables.at_equal_tokens(column, **DRAWS):
-            if as_dear.strategy not in runs.ONE_ATTEMPT:
-                entry = column.entries[as_dear.strategy]
-                as_often = tables.compare(column, as_dear.strategy, entry, draws, **DRAWS, budget=entry.budget)
-                found.append((column, entry, f"{budget}{' (its last)' * (budget == draws.longest)}", as_often, as_dear))
-    p = statistics.holm([c.p for line in found for c in line[3:]])
-    return [(*line, as_often, p[2 * i], as_dear, p[2 * i + 1]) for i, (*line, as_often, as_dear) in enumerate(found)]
+            if (name := as_dear.strategy) not in runs.ONE_ATTEMPT:
+                entry = column.entries[name]
+                as_often = tables.compare(column, name, entry, draws, **DRAWS, budget=entry.budget)
+                last = " (its last)" * (budget == draws.longest)
+                found.append((column, name, entry, as_often, f"{budget}{last}", as_dear))
+    p = iter(statistics.holm([c.p for *_, as_often, _, as_dear in found for c in (as_often, as_dear)]))
+    return [
+        (column, name, entry, _difference(as_often, next(p)), budget, _difference(as_dear, next(p)))
+        for column, name, entry, as_often, budget, as_dear in found
+    ]
 
 
 def beside(column: runs.Column) -> str:
     """What edits add to drawing again as often, by strategy, and what they cost; empty if none was run."""
     said = [
-        f"{runs.TITLES[c.strategy]} solves {100 * entry.solved().mean():.1f} % for {entry.tokens():.0f} tokens "
-        f"({_interval(c)}, Holm p {_p(p)})"
-        for one, entry, _, c, p, *_ in beside_draws()
-        if one is column and c.strategy != runs.AGENT
+        f"{runs.TITLES[name]} solves {100 * entry.solved().mean():.1f} % for {entry.tokens():.0f} tokens ({as_often})"
+        for one, name, entry, as_often, *_ in beside_draws()
+        if one is column and name != runs.AGENT
     ]
-    paid = column.entries[runs.RESAMPLING].tokens(column.entries[runs.RESAMPLING].budget) if said else 0
+    if not said:
+        return ""
+    draws = column.entries[runs.RESAMPLING]
     return (
-        f"- {_protocol(column)}: beside drawing again as often, {paid:.0f} tokens a problem, {'; '.join(said)}."
-        if said
-        else ""
+        f"- {_protocol(column)}: beside drawing again as often ({draws.tokens(draws.budget):.0f} tokens a problem; differences in "
+        f"points), {'; '.join(said)}."
     )
 
 
@@ -206,7 +209,7 @@ def at_equal_tokens(column: runs.Column) -> list[str]:
     return [
         f"At no more tokens than the agent's {column.entries[runs.AGENT].tokens():.0f} a problem resampling draws up to "
         f"{budget} times and solves {100 * column.entries[runs.RESAMPLING].solved(budget).mean():.1f} %; the agent's difference "
-        f"from that is {_interval(c)}, Holm p {_p(p)}."
+        f"from that is {_difference(c, p)}."
         for (one, c, budget), p in zip(found, adjusted, strict=True)
         if one is column and c.strategy == runs.AGENT
     ]
@@ -230,6 +233,11 @@ def _interval(c: tables.Comparison) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _difference(c: tables.Comparison, p: float) -> str:
+    """A difference with its interval and its adjusted p."""
+    return f"{_interval(c)}, Holm p {_p(p)}"
 
 
 def _points(first: Any, second: Any) -> str:
@@ -306,10 +314,10 @@ def loops() -> str:
         "| against these |",
         "|" + "---|" * 7,
     ]
-    for column, entry, budget, as_often, p_often, as_dear, p_dear in beside_draws():
+    for column, name, entry, as_often, budget, as_dear in beside_draws():
         lines.append(
-            f"| {runs.TITLES[as_often.strategy]} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {entry.tokens():.0f} "
-            f"| {_interval(as_often)}, Holm p {_p(p_often)} | {budget} | {_interval(as_dear)}, Holm p {_p(p_dear)} |"
+            f"| {runs.TITLES[name]} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {entry.tokens():.0f} "
+            f"| {as_often} | {budget} | {as_dear} |"
         )
     return "\n".join(lines)
 
@@ -403,7 +411,7 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     title = runs.TITLES[best]
     return (
         f"{where} the agent is {place} the best control of equal budget, "
-        f"{title[0].lower()}{title[1:]} (difference {_interval(c)}, Holm p {_p(p)}): {claim}."
+        f"{title[0].lower()}{title[1:]} (difference {_difference(c, p)}): {claim}."
     )
 
 
