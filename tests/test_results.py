@@ -643,6 +643,7 @@ def test_without_the_agent_the_largest_comparable_set_is_shown(tmp_path):
     make_run(tmp_path / "resampling", "resampling", temperature=1.0)
     (column,), (note,) = read(tmp_path)
     assert column.entries["random"].seeds == [0, 1] and "temperature 1.0 against 0.4" in note
+    assert not any("training" in part for part in column.parts)  # nothing in it has learned
     assert tables.comparisons([column], **DRAWS) == [] and tables.verdicts([column], []) == []
 
 

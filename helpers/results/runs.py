@@ -347,11 +347,18 @@ class Column:
         shown = "all asserts visible" if s["visible_tests"] == "all" else f"asserts visible: {s['visible_tests']}"
         problems = f"{Path(str(s['problems'])).name} {s['eval_split']}, {len(s['task_ids'])} problems"
         model = f"{model_label(s['code_model'])} ({s['prompt_form']})"
-        trained = f"{s.get('max_episodes')} training episodes"
-        trained += f" of {Path(s['train_problems']).name}" if s.get("train_problems") else ""
         rewriter = f"rewriter {model_label(s['rewriter_model'])}"
         more = [f"actions {', '.join(self.reference.actions)}", f"observation {s.get('observation', 'full')}"]
-        return [model, f"budget {s['max_steps']}", shown, problems, rewriter, trained, *more]
+        return [model, f"budget {s['max_steps']}", shown, problems, rewriter, *self._trained, *more]
+
+    @property
+    def _trained(self) -> list[str]:
+        """What the rows that learn or are tuned did it on, if there is one."""
+        runs = [self.reference, *(run for entry in self.entries.values() for run in entry.runs.values())]
+        for s in (run.settings for run in runs if run.strategy in TUNED):
+            of = f" of {Path(s['train_problems']).name}" if s.get("train_problems") else ""
+            return [f"{s.get('max_episodes')} training episodes{of}"]
+        return []
 
     @property
     def words(self) -> str:

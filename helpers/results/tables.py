@@ -150,7 +150,8 @@ def score_table(found: Scores, columns: Sequence[Column], with_published: bool) 
             row += [f"{cell}{marks.get((title, name), '')}" for cell in column[name]] if name in column else [EMPTY] * 2
         rows.append(row)
     mark_best(rows, range(1, len(header)))
-    notes = [f"{column.title}: {', '.join(column.parts[2:])}; {_seeds(column)}." for column in columns]
+    unnamed = [", ".join(part for part in column.parts if part not in column.title) for column in columns]
+    notes = [f"{column.title}: {rest}; {_seeds(column)}." for column, rest in zip(columns, unnamed, strict=True)]
     from_file = (f"{name}, {pair[0].n} problems" for name, pair in found.get(FROM_FILE, {}).items())
     notes += [f"{FROM_FILE}: {'; '.join(from_file)}."] if FROM_FILE in found else []
     notes += [f"† {line}" for column in columns for line in _own_settings(column)]
