@@ -408,10 +408,9 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     claim = "**no gain over the controls is shown**" if gap <= 0 or not clear else "it is above by more than chance"
     if gap < 0 and clear:
         claim += ", and it is below by more than chance"
-    title = runs.TITLES[best]
     return (
-        f"{where} the agent is {place} the best control of equal budget, "
-        f"{title[0].lower()}{title[1:]} (difference {_difference(c, p)}): {claim}."
+        f"{where} the agent is {place} the best control of equal budget, {runs.TITLES[best]} "
+        f"(difference {_difference(c, p)}): {claim}."
     )
 
 
