@@ -140,10 +140,11 @@ def validate(config: Any) -> Any:
         check_parameters(vars(config), annotations)
     for name in RULES.keys() & vars(config).keys():
         check_range(name, getattr(config, name), f"parameter {name}")
-    if getattr(config, "max_episodes", 0) % getattr(config, "episodes_per_update", 1):
+    if over := getattr(config, "max_episodes", 0) % (each := getattr(config, "episodes_per_update", 1)):
+        near = [count for count in (config.max_episodes - over, config.max_episodes - over + each) if count]
         raise RunError(
             f"parameter max_episodes = {config.max_episodes} must be a multiple of "
-            f"episodes_per_update = {config.episodes_per_update}"
+            f"episodes_per_update = {each}, such as {' or '.join(map(str, near))}"
         )
     if getattr(config, "tensorboard", False) and importlib.util.find_spec("tensorboard") is None:
         raise RunError(

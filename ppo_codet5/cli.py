@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
-    text = "change one setting, e.g. max_episodes=60"
+    text = "change one setting, e.g. learning_rate=0.0005"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
@@ -244,7 +244,7 @@ def _train(args: argparse.Namespace) -> int:
     print(scoring.table(scores), end="\n\n")
     print(*(f"{name:9s} {path}" for name, path in files.items()), sep="\n")
     if args.control:
-        print(f"compared  ppo-codet5 reproduce --notebooks 04 -p runs={args.output_dir}")
+        print(f"compared  ppo-codet5 reproduce --notebooks 04 -p runs={args.output_dir} -p run_dir={args.output_dir}")
     else:
         print("note      an agent alone says nothing: give --control resampling too, a rule that spends as much")
     return 0
@@ -408,7 +408,7 @@ def _check_fits(values: dict[str, Any], checkpoint: Path | None) -> None:
         if trained[name] != values[name]:
             raise RunError(
                 f"the agent in {checkpoint} was trained with {name} = {trained[name]!r}, and the settings say "
-                f"{values[name]!r}; leave out --config and --profile, or add --set {name}={trained[name]}"
+                f"{values[name]!r}; give --checkpoint without settings of another run, or add --set {name}={trained[name]}"
             )
 
 
@@ -449,7 +449,8 @@ def main(arguments: list[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
             return args.run(args)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        keeps = args.command == "reproduce" or getattr(args, "output_dir", None)
+        print("interrupted" + "; the same command goes on from the last checkpoint" * bool(keeps), file=sys.stderr)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.stderr.close()
     except (RuntimeError, ValueError, OSError) as error:

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from ppo_codet5.helpers import settings
 from ppo_codet5.helpers.runs import RunError, check_writable, user_path, write_atomically
-from ppo_codet5.notebooks import FORMS, cell_of, check_names, chosen, load_profile, resource
+from ppo_codet5.notebooks import FORMS, cell_of, check_names, chosen, load_profile, profile_path, resource
 
 
 class ConfigError(RunError):
@@ -231,8 +231,7 @@ class Config(Section):
     @classmethod
     def from_profile(cls, name: str) -> Config:
         """The defaults with a profile over them: its name, or the path of a .yaml file with notebook parameters."""
-        values, config = as_parameters(load_profile(name)), cls()
-        check_names(values)
+        values, config = profile_parameters(name), cls()
         served = [notebook for notebook in chosen(name, None) if notebook in FORMS]
         for notebook in reversed(served):  # 01 last: it decides the form where a profile serves both
             config = cls.from_parameters({**cell_of(resource(notebook)), **values}, config.model)
@@ -318,6 +317,16 @@ def as_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values under the notebooks' names, where they have names of a config; other names stay as they are."""
     names = parameter_names()
     return {names.get(name, name): value for name, value in values.items()}
+
+
+def profile_parameters(name: str) -> dict[str, Any]:
+    """A profile's values under the notebooks' names; an error in one names the profile's file."""
+    values = as_parameters(load_profile(name))
+    try:
+        check_names(values, parameter_names())
+    except RunError as error:
+        raise RunError(f"{profile_path(name)}: {error}") from None
+    return values
 
 
 def _fill(section: Any, values: Any, label: str = "the file") -> Any:

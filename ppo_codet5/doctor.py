@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ppo_codet5 import grid, notebooks
-from ppo_codet5.config import as_parameters
+from ppo_codet5.config import profile_parameters
 from ppo_codet5.running import memory
 
 # GB that the profiles need: main memory, memory of one GPU, disk for models and data. The GPU's: profiles/*.yaml.
@@ -30,7 +30,7 @@ Finding = tuple[bool | None, str, str]  # works (None: only worth knowing), what
 def examine(profile: str, as_json: bool = False) -> int:
     """Print one line for each thing, or all as JSON; 0 if the profile can run here, else 1."""
     defaults = notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0]))
-    values = {**defaults, **as_parameters(notebooks.load_profile(profile))}
+    values = {**defaults, **profile_parameters(profile)}
     memory, gpu, disk = NEEDS.get(Path(profile).stem, (0, 0, 0))
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
@@ -129,7 +129,7 @@ def _models(values: dict) -> Iterator[Finding]:
 
     for name in dict.fromkeys((values["code_model"], values["rewriter_model"])):
         if name in models.ALIASES:
-            yield True, f"{name} comes from the package index, no hub needed", ""
+            yield True, f"{name} is to be had from the package index, no hub needed", ""
             continue
         try:
             models.check_model(name)

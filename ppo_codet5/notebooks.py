@@ -46,9 +46,14 @@ def say_copies(profile: str, notebooks: Sequence[str] = ()) -> None:
         print(f"your copies are used: {', '.join(mine)}" + f"; the package's {', '.join(others)}" * bool(others))
 
 
+def profile_path(name: str) -> Path:
+    """The file of a profile: of a name in ``profiles/``, or the path of a YAML file as it is."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else resource(f"profiles/{name}.yaml")
+
+
 def load_profile(name: str) -> dict[str, Any]:
-    """Parameters of a profile: a name in ``profiles/`` or the path of a YAML file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else resource(f"profiles/{name}.yaml")
+    """What a profile's file says; see :func:`profile_path`. Names and types are not checked."""
+    path = profile_path(name)
     if not path.exists():
         known = sorted(p.stem for p in {*shipped("profiles").glob("*.yaml"), *Path("profiles").glob("*.yaml")})
         hint = settings.did_you_mean(name, dict(zip(known, known, strict=True)))

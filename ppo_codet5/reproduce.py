@@ -20,11 +20,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ppo_codet5.config import as_parameters, parameter_names
+from ppo_codet5.config import as_parameters, parameter_names, profile_parameters
 from ppo_codet5.grid import TABLE, Task, check_device, check_folders, check_inputs, plan
 from ppo_codet5.helpers.runs import RunError, check_writable, read_rows, user_path, write_atomically
 from ppo_codet5.helpers.settings import model_label
-from ppo_codet5.notebooks import chosen, load_profile, overrides, parameters_of, resource, say_copies, shipped
+from ppo_codet5.notebooks import chosen, overrides, parameters_of, resource, say_copies, shipped
 from ppo_codet5.running import run_all
 
 CODER_TIME = "about a day, half of it with --jobs 2, estimated"  # of profile coder on two CPU cores
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, check everything, run, report; 1 if a task failed."""
     started = time.monotonic()
     given = as_parameters(overrides(args.parameter))
-    values = {**as_parameters(load_profile(args.profile)), **given}
+    values = {**profile_parameters(args.profile), **given}
     side_by_side = args.jobs > 1 or args.ray is not None
     split = not args.fill and (side_by_side or args.cell is not None or args.dry_run)
     tasks = plan(args.profile, values, chosen(args.profile, args.notebooks), args.seeds, split, parameter_names())
@@ -45,7 +45,12 @@ def run(args: argparse.Namespace) -> int:
         tasks = [replace(task, fill=True) for task in tasks if task.notebook != TABLE]
         copies = [t.notebook for t in tasks if not resource(t.notebook).samefile(shipped(t.notebook))]
         if copies:
-            raise RunError(f"--fill runs the package's code, and {copies[0]} here is a copy: leave out one of the two")
+            raise RunError(
+                f"--fill runs the package's own code, not the copy of {copies[0]} in this folder: "
+                "leave out --fill, or give the command in another folder"
+            )
+        if not tasks:
+            raise RunError(f"--fill does the runs of notebooks 01 to 03, and {TABLE} has none; leave out --fill")
     if args.cell is not None:
         if not 0 <= args.cell < len(tasks):
             raise RunError(f"--cell {args.cell}: there are {len(tasks)} tasks, 0 to {len(tasks) - 1}")
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return show_plan(tasks, ours, args.json, whole)
     if not args.json:
-        print(time_of(whole), flush=True)
+        print(time_of(whole, args.fill), flush=True)
     if args.ray is None:
         check_device(ours)
     fetch(ours)
@@ -104,10 +109,11 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def time_of(profile: str) -> str:
+def time_of(profile: str, fill: bool = False) -> str:
     """How long a whole profile takes, where it was timed; "" is for what is no whole one."""
     measured = f"a seed takes {TIMES[profile]} on two CPU cores" if profile in TIMES else "not timed"
-    return f"time      {measured}; notebooks 01 to 03 measure this machine and print their minutes before they run"
+    said = "" if fill else "; notebooks 01 to 03 measure this machine and print their minutes before they run"
+    return f"time      {measured}{said}"
 
 
 def show_plan(tasks: Sequence[Task], parameters: Sequence[Mapping[str, Any]], as_json: bool, profile: str = "") -> int:
@@ -117,7 +123,7 @@ def show_plan(tasks: Sequence[Task], parameters: Sequence[Mapping[str, Any]], as
         return 0
     for number, task in enumerate(tasks):
         print(f"{number:3d} stage {task.stage}  {task.name}  {task.output}  {json.dumps(task.parameters)}")
-    print(time_of(profile), f"to fetch  {words(to_fetch(parameters))}", sep="\n")
+    print(time_of(profile, any(task.fill for task in tasks)), f"to fetch  {words(to_fetch(parameters))}", sep="\n")
     return 0
 
 

@@ -187,7 +187,7 @@ def test_controls_policies_seeds_and_json(
     table = rows(out)
     assert list(table) == ["ppo", "ppo_sampled", "resampling", "random"]
     assert out.index("loading PyTorch") < out.index("loading /") < out.index("training: 12 episodes, on 4 problems")
-    assert "compared  ppo-codet5 reproduce --notebooks 04 -p runs=run\n" in out
+    assert "compared  ppo-codet5 reproduce --notebooks 04 -p runs=run -p run_dir=run\n" in out
     for folder in (tmp_path / "run", tmp_path / "run" / "resampling"):
         assert json.loads((folder / "config.json").read_text())["identity"]["seed"] == 3
     assert cli.main([*line, "--json"]) == 0
@@ -601,6 +601,21 @@ def test_doctor_does_not_say_that_all_works_where_nothing_is_there_and_no_index_
     read = json.loads(capsys.readouterr().out)
     assert not read["works"] and [f["check"] for f in read["findings"] if f["works"] is False] == ["assets"]
     assert not (tmp_path / "empty").exists()
+
+
+def test_ctrl_c_promises_to_go_on_only_where_something_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "final_model.pt").write_bytes(b"")
+    line = ["eval", "--checkpoint", str(tmp_path / "final_model.pt")]
+
+    def stop(args: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_eval", stop)
+    for more, said in (([], ""), (["--output-dir", "kept"], "; the same command goes on from the last checkpoint")):
+        assert cli.main([*line, *more]) == 1
+        assert capsys.readouterr().err == f"interrupted{said}\n"
 
 
 @pytest.mark.filterwarnings("ignore:.*An exception occurred")  # models cannot be copied into the spec

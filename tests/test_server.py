@@ -174,7 +174,7 @@ def test_the_name_is_read_and_a_wrong_one_refused() -> None:
     assert parse("openai:owner/name@http://host:8000/v1/") == ("owner/name", "http://host:8000/v1")
     assert parse("openai:a@b@https://host/v1") == ("a@b", "https://host/v1")
     for name in ("openai:name", "openai:@http://host/v1", "openai:name@host:8000/v1"):
-        with pytest.raises(ModelError, match="must have the form openai:NAME@http"):
+        with pytest.raises(ModelError, match=r"must have the form openai:NAME@http.* give it again: --set"):
             check_model(name)
     with pytest.raises(RunError, match=r"generation_cache = None .*: a server cannot repeat its replies"):
         PPOCodeT5Trainer(small(code_model="openai:x@http://127.0.0.1:1/v1"))

@@ -107,7 +107,7 @@ def test_injected_values_count_and_numbers_become_floats_where_floats_are_meant(
         ({"penalty_scale": 0.1}, r"parameter penalty_scale = 0.1 must be 0 or less"),
         (
             {"max_episodes": 100, "episodes_per_update": 16},
-            r"parameter max_episodes = 100 must be a multiple of episodes_per_update = 16",
+            r"parameter max_episodes = 100 must be a multiple of episodes_per_update = 16, such as 96 or 112",
         ),
         ({"num_envs": 0}, r"parameter num_envs = 0 must be more than 0"),
     ],

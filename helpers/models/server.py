@@ -51,7 +51,10 @@ def parse(name: str) -> tuple[str, str]:
     """NAME and URL of ``openai:NAME@URL``; ModelError if it has another form."""
     model, separator, url = name.removeprefix(PREFIX).rpartition("@")
     if not (name.startswith(PREFIX) and separator and model and url.startswith(("http://", "https://"))):
-        raise ModelError(f"{name!r} must have the form openai:NAME@http://host:port/v1")
+        raise ModelError(
+            f"{name!r} must have the form openai:NAME@http://host:port/v1; a run keeps no address, so with its "
+            "checkpoint give it again: --set code_model=openai:NAME@http://host:port/v1"
+        )
     return model, url.rstrip("/")
 
 
