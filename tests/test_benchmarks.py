@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 from ppo_codet5.helpers.language import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
@@ -25,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import _common
 import decoders
 import int8
+import learning
 import memory
 import published
 import rollout
@@ -336,3 +339,29 @@ def test_the_block_as_it_stands_is_what_is_in_the_fences(start: str) -> None:
     row = {"prompt": "def f(x):\n    '''It is x.'''\n", "entry_point": "f"}
     asked = published.request(row, 9, "")
     assert asked.prefix == "" and row["prompt"].strip() in asked.prompt[0][1] and asked.temperature == 0
+
+
+def test_a_planted_task_knows_its_best_policy_and_plays_by_its_chances() -> None:
+    """Against episodes that are played: what the exact share of a fixed action says, and that nothing beats the best."""
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(40, 384)).astype(np.float32)
+    config = types.SimpleNamespace(**{**vars(core.Parameters()), "episodes_per_update": 4000, "max_steps": 10})
+    for kind in learning.PLANTED:
+        task = learning.planted(kind, config, texts, texts, seed=1)
+        won = np.zeros(4000)
+        task.begin(0)
+        while task.active.any():
+            _, _, solved, spent, infos = task.step(np.full(4000, 1))
+            assert ((infos["groups"] == 0) == task.active).all() and not (solved & spent).any()
+            won += solved
+        assert won.mean() == pytest.approx(task.solved(lambda rows: np.full(len(rows), 1)), abs=0.03)
+        assert np.bincount(task.problems).tolist() == [100] * 40
+        room = task.best() - task.best_fixed()
+        assert room == pytest.approx(0) if kind == "fixed" else room > 0.005
+
+
+def test_learning_measures_every_seed_s_agent_against_the_best_fixed_action() -> None:
+    texts = np.random.default_rng(0).normal(size=(30, 384)).astype(np.float32)
+    row = learning.measure("text", "48, 2 ahead, clip 0.2", texts, texts, seeds=2, episodes=48 * 3)
+    assert len(row["gains"]) == 2 and row["gain"] == pytest.approx(np.mean(row["gains"]))
+    assert row["gain"] <= row["room"] + 1e-6 and 0.9 < row["entropy"] <= np.log(3) + 1e-6

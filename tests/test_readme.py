@@ -231,7 +231,8 @@ def test_the_claim_stands_beside_draws_without_an_agent(on_mbpp: dict[tuple[str,
 def test_single_edits_are_compared_with_direct_generation(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
     names = {key: row for row, key in ROWS.items()}
     _, rows = table(block("edits"))
-    for name, protocol, solved, against in rows:
+    found = masks("mbpp_coder")
+    for name, protocol, solved, against, spent, drawn in rows:
         soft = on_mbpp.get((protocol, names[name]))
         if soft is None:
             assert solved == "not run"
@@ -242,6 +243,13 @@ def test_single_edits_are_compared_with_direct_generation(on_mbpp: dict[tuple[st
             said, low, high = map(float, re.findall(r"[+-][\d.]+", against))
             assert said == pytest.approx(100 * gap.mean(), abs=0.0501)
             assert [low, high] == pytest.approx(np.quantile(100 * bootstrap(gap), [0.025, 0.975]), abs=0.6)
+        paid = tokens(found[protocol, name], 1)
+        assert float(spent) == pytest.approx(paid, abs=0.501)
+        if name != "direct":
+            draws, _ = affordable(found[protocol, "resampling"], paid)
+            again = outcomes_of("mbpp_coder", draws)[protocol, "I.i.d. resampling"] == 1
+            share, said_draws = re.fullmatch(r"([\d.]+) \((\d+) draws?\)", drawn).groups()  # type: ignore[union-attr]
+            assert int(said_draws) == draws and float(share) == pytest.approx(100 * again.mean(), abs=0.0501)
 
 
 def test_several_attempts_are_compared_with_drawing_again(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:

@@ -294,16 +294,26 @@ def draws() -> str:
 
 
 def edits() -> str:
-    """Single edits as first attempts, against direct generation with the same random numbers."""
-    lines = ["| first attempt | protocol | solved, per cent | against direct generation |", "|---|---|---|---|"]
+    """Single edits as first attempts, against direct generation with the same random numbers, and what they cost."""
+    lines = [
+        "| first attempt | protocol | solved, per cent | against direct generation | tokens a problem | solved by draws for no more |",
+        "|" + "---|" * 6,
+    ]
     for column in columns_on_mbpp():
+        affordable = {c.strategy: budget for c, budget in tables.at_equal_tokens(column, **DRAWS)}
         for name in runs.ONE_ATTEMPT:
             if not (entry := column.entries.get(name)):
-                lines.append(f"| {name} | {_protocol(column)} | not run | |")
+                lines.append(f"| {name} | {_protocol(column)} | not run | | | |")
                 continue
             solved, direct = entry.solved(), column.entries["direct"].solved()
             against = "" if name == "direct" else _points(solved, direct)
-            lines.append(f"| {name} | {_protocol(column)} | {100 * solved.mean():.1f} | {against} |")
+            drawn = ""
+            if draws := affordable.get(name):
+                share = 100 * column.entries[runs.RESAMPLING].solved(draws).mean()
+                drawn = f"{share:.1f} ({draws} draw{'s' * (draws > 1)})"
+            lines.append(
+                f"| {name} | {_protocol(column)} | {100 * solved.mean():.1f} | {against} | {entry.tokens():.0f} | {drawn} |"
+            )
     return "\n".join(lines)
 
 
@@ -377,8 +387,8 @@ def worth(gains: dict[str, list[float]]) -> str:
     if clear:
         return f"Choosing by {'; by '.join(clear)} gains more than chance, by intervals that allow for one choice each."
     return (
-        f"**No choice gains more than chance**; the intervals leave room for at most {most:.1f} points in one attempt, which is what "
-        "an agent could find here."
+        f"**No choice gains more than chance**; the intervals leave room for at most {most:.1f} points in one attempt, for a "
+        "rule that knows as much; one that knew the chances themselves might gain more."
     )
 
 
@@ -408,6 +418,8 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     claim = "**no gain over the controls is shown**" if gap <= 0 or not clear else "it is above by more than chance"
     if gap < 0 and clear:
         claim += ", and it is below by more than chance"
+    if c.seeds != column.entries[runs.AGENT].seeds:
+        where += f" and over the seeds that both have ({', '.join(map(str, c.seeds))})"
     return (
         f"{where} the agent is {place} the best control of equal budget, {runs.TITLES[best]} "
         f"(difference {_difference(c, p)}): {claim}."
@@ -682,6 +694,27 @@ def shared() -> str:
     return "\n".join(lines)
 
 
+def learning() -> str:
+    """What PPO finds of what is planted, by its settings."""
+    record = _record("learning.json")
+    kinds = dict.fromkeys(row["task"] for row in record["rows"])
+    found = {(row["settings"], row["task"]): row for row in record["rows"]}
+    seeds = same("seeds", (len(row["gains"]) for row in record["rows"]))
+    room = ", ".join(f"{next(r['room'] for r in record['rows'] if r['task'] == kind):.1f}" for kind in kinds)
+    lines = [f"| episodes an update, clip range | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+    for name in dict.fromkeys(row["settings"] for row in record["rows"]):
+        means = (np.mean(found[name, kind]["gains"]) for kind in kinds)
+        lines.append(f"| {name} | {' | '.join(f'{mean:+.1f}' for mean in means)} |")
+    return "\n".join(
+        [
+            f"Points above the best fixed action after {record['episodes']} episodes, mean of {seeds} seeds; the best policy is "
+            f"{room} above it. 8 epochs unless said; with updates ahead all episodes are acted by the older policy, the worst case.",
+            "",
+            *lines,
+        ]
+    )
+
+
 def wordings() -> str:
     """What the next attempt solves after each wording of the rewrite, of the problems whose first attempt failed."""
     record = _record("published/wordings.json")
@@ -741,7 +774,7 @@ BLOCKS = {
     "docs/protocols.md": {"requests": requests},
     "docs/running.md": {"minutes": minutes, "results": results},
     "docs/scaling.md": {"cluster": cluster, "shared": shared},
-    "docs/settings.md": {"settings": Config().table},
+    "docs/settings.md": {"settings": Config().table, "learning": learning},
     "docs/speed.md": {"speed": speed, "decoders": decoders, "neighbour": neighbour},
 }
 

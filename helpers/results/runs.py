@@ -336,9 +336,16 @@ class Column:
         return [name for name in TITLES if name != "stopping" or "stop" in self.reference.actions]
 
     def best_control(self) -> str | None:
-        """The control of equal budget with the highest Pass@1; choosing it on the same problems favours it."""
-        there = [name for name in EQUAL_BUDGET if name in self.entries]
-        return max(there, key=lambda name: self.entries[name].solved().mean(), default=None)
+        """The control of equal budget with the highest Pass@1 over the seeds that the agent has too, if there is one.
+
+        Choosing it on the problems that it is then compared on favours it.
+        """
+        agent, means = self.entries.get(AGENT), {}
+        for name in (name for name in EQUAL_BUDGET if name in self.entries):
+            entry = self.entries[name]
+            if lines := [i for i, seed in enumerate(entry.seeds) if not agent or seed in agent.seeds]:
+                means[name] = entry.solved()[lines].mean()
+        return max(means, key=means.__getitem__, default=None)
 
     @property
     def parts(self) -> list[str]:

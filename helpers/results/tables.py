@@ -479,8 +479,9 @@ def _judged(found: Sequence[Comparison], adjusted: Sequence[float], words: Seque
     """Better, worse and undecided (``words``) by Holm's p, with the difference, and where its interval says otherwise."""
     kinds: list[list[str]] = [[], [], []]
     for c, p in zip(found, adjusted, strict=True):
-        clear, zero = p <= LEVEL, c.interval[0] <= 0 <= c.interval[1]
-        kind = 2 if not clear else 0 if c.wins > c.losses else 1
+        # With several seeds the sign test may point the other way: many problems gain little and a few lose much.
+        clear, zero = p <= LEVEL and (c.wins - c.losses) * c.difference > 0, c.interval[0] <= 0 <= c.interval[1]
+        kind = 2 if not clear else 0 if c.difference > 0 else 1
         but = " although the interval, which draws seeds too, holds zero" if clear and zero else ""
         but = " although the interval is without zero" if not clear and not zero else but
         sign = "<" if p < 0.001 else "="

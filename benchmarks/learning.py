@@ -1,0 +1,164 @@
+"""How much of what there is to find PPO finds in 1,056 episodes, by its settings; no language model.
+
+    python benchmarks/learning.py --problems mbpp.jsonl --output results/learning.json    # ten minutes on 2 cores
+
+A planted task of the real size: the texts of MBPP's training problems, as an agent sees them, ten attempts, and chances
+to solve like those that the bank measured, to which one action adds something: the same one everywhere ("fixed"), one at
+first and another one after a failure ("step"), or another one for each kind of text ("text"). So the best policy is known.
+With ``updates_ahead`` all of an update's episodes are acted so many updates before it: in training only some are.
+"""
+
+import argparse
+import types
+from pathlib import Path
+
+import _common
+import gymnasium as gym
+import numpy as np
+
+PLANTED = {"fixed": 0.06, "step": 0.08, "text": 0.12}  # what it adds to a first attempt; half of it after a failure
+EPISODES = 1056
+VARIANTS = {  # episodes an update, updates ahead, clip range, epochs, learning rate
+    "96, 1 ahead, clip 0.1": (96, 1, 0.1, 8, 1e-3),
+    "96, clip 0.1": (96, 0, 0.1, 8, 1e-3),
+    "48, clip 0.1": (48, 0, 0.1, 8, 1e-3),
+    "48, clip 0.2": (48, 0, 0.2, 8, 1e-3),
+    "48, 1 ahead, clip 0.2": (48, 1, 0.2, 8, 1e-3),
+    "48, 2 ahead, clip 0.2": (48, 2, 0.2, 8, 1e-3),
+    "48, 2 ahead, clip 0.2, 6 epochs": (48, 2, 0.2, 6, 1e-3),
+    "48, 2 ahead, clip 0.2, 4 epochs": (48, 2, 0.2, 4, 1e-3),
+    "48, clip 0.2, 4 epochs": (48, 0, 0.2, 4, 1e-3),
+}
+
+
+class PlantedTask(gym.vector.VectorEnv):
+    """Episodes with what ``RLPromptEnv`` shows: two embeddings and the scalars. ``chances``: [first or later, texts, 3]."""
+
+    def __init__(self, config, texts, asserts, chances, seed):
+        self.config, self.texts, self.asserts, self.chances = config, texts, asserts, chances
+        self.num_envs, self.rng = config.episodes_per_update, np.random.default_rng(seed)
+        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+        self.left = []
+
+    def observe(self, problems, step, last):
+        rows, each = np.zeros((len(problems), 782), np.float32), np.arange(len(problems))
+        rows[:, :384], rows[:, 384:768] = self.texts[problems] / 2, self.asserts[problems] / 2
+        rows[:, 768] = step / self.config.max_steps
+        rows[each, np.where(step == 0, 771, 773)] = rows[each, 778 + last] = 1  # no attempt yet, or a wrong value
+        return rows
+
+    def view(self):
+        observations = self.observe(self.problems, self.number, self.last)
+        return observations, {"groups": np.where(self.active, self.group, -1)}
+
+    def begin(self, group):
+        """Start the episodes of an update; each problem comes once before any comes again."""
+        while len(self.left) < self.num_envs:
+            self.left += list(self.rng.permutation(len(self.texts)))
+        self.problems, self.left = np.array(self.left[: self.num_envs]), self.left[self.num_envs :]
+        self.group, self.active = group, np.ones(self.num_envs, bool)
+        self.number, self.last = np.zeros(self.num_envs, int), np.full(self.num_envs, 3)
+        return self.view()
+
+    def step(self, actions):
+        from ppo_codet5.core import reward
+
+        chance = self.chances[(self.number > 0).astype(int), self.problems, actions]
+        solved = self.active & (self.rng.random(self.num_envs) < chance)
+        rewards = np.array([reward(self.config, 0.0, float(now)) for now in solved], np.float32) * self.active
+        self.number, self.last = self.number + 1, np.array(actions)
+        spent = self.active & ~solved & (self.number >= self.config.max_steps)
+        self.active &= ~(solved | spent)
+        observations, infos = self.view()
+        return observations, rewards, solved, spent, infos
+
+    def solved(self, choose):
+        """Exact share of problems that a policy without chance solves within the budget."""
+        fails, last, places = np.ones(len(self.texts)), np.full(len(self.texts), 3), np.arange(len(self.texts))
+        for number in range(self.config.max_steps):
+            last = choose(self.observe(places, np.full(len(places), number), last))
+            fails *= 1 - self.chances[int(number > 0), places, last]
+        return 1 - fails.mean()
+
+    def best_fixed(self):
+        return max(self.solved(lambda rows, a=a: np.full(len(rows), a)) for a in range(3))
+
+    def best(self):
+        first, later = self.chances.max(-1)
+        return 1 - ((1 - first) * (1 - later) ** (self.config.max_steps - 1)).mean()
+
+
+def planted(kind, config, texts, asserts, seed):
+    """A task in which one action adds ``PLANTED[kind]``; problems differ as MBPP's do for a small model."""
+    rng, places = np.random.default_rng(100 + seed), np.arange(len(texts))
+    easy = rng.beta(0.5, 1.0, len(texts))
+    chances = np.stack([np.repeat(easy[:, None], 3, 1), np.repeat(0.3 * easy[:, None], 3, 1)])
+    if kind == "text":
+        centred = texts - texts.mean(0)
+        main = np.linalg.svd(centred, full_matrices=False)[2][:3]
+        first = later = (centred @ main.T @ rng.normal(size=(3, 3))).argmax(1)
+    else:
+        first, later = rng.permutation(3)[:2] if kind == "step" else [rng.integers(3)] * 2
+    chances[0, places, first] += PLANTED[kind]
+    chances[1, places, later] += PLANTED[kind] / 2
+    return PlantedTask(config, texts, asserts, np.clip(chances, 0.01, 0.98), seed)
+
+
+def train(config, task, seed):
+    """The agent after ``max_episodes``, and the entropy of its last update in nats."""
+    import torch
+
+    from ppo_codet5.core import PPOAgent, rollout
+
+    agent, generator = PPOAgent(config, 782, 3, seed), torch.Generator().manual_seed(seed)
+    updates, waiting, logged = config.max_episodes // config.episodes_per_update, [], {}
+    for update in range(updates + config.updates_ahead):
+        if update < updates:
+            waiting.append(rollout(agent, task, *task.begin(update), generator, group=update)[0])
+        if update >= config.updates_ahead:
+            logged = agent.update(waiting.pop(0), generator, (update - config.updates_ahead) / updates)
+    return agent, logged["entropy"]
+
+
+def measure(kind, variant, texts, asserts, seeds, episodes=EPISODES):
+    """A row: points of each seed's agent above the best fixed action, and of the best policy above it."""
+    from ppo_codet5.core import Parameters
+
+    names = ("episodes_per_update", "updates_ahead", "clip_epsilon", "update_epochs", "learning_rate")
+    changed = dict(zip(names, VARIANTS[variant], strict=True)) | {"max_episodes": episodes, "max_steps": 10}
+    config = types.SimpleNamespace(**{**vars(Parameters()), **changed, "actions": "direct,mutation,rewriting"})
+    gains, room, entropy = [], [], []
+    for seed in range(seeds):
+        task = planted(kind, config, texts, asserts, seed)
+        agent, last = train(config, task, seed)
+        fixed = task.best_fixed()
+        gains.append(float(100 * (task.solved(agent.greedy) - fixed)))
+        room.append(100 * (task.best() - fixed))
+        entropy.append(last)
+    means = {"gain": np.mean(gains), "room": np.mean(room), "entropy": np.mean(entropy)}
+    return {"task": kind, "settings": variant, **{k: float(v) for k, v in means.items()}, "gains": gains}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", default="mbpp", help="mbpp (hub) or a file in the MBPP schema")
+    parser.add_argument("--settings", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    from ppo_codet5.helpers.language import Embedder
+    from ppo_codet5.helpers.problems import load_problems
+
+    problems = load_problems(arguments.problems, "train")
+    texts, asserts = (Embedder().encode(x) for x in ([p.text for p in problems], [p.tests[0] for p in problems]))
+    rows = []
+    for kind in PLANTED:
+        for variant in arguments.settings:
+            rows.append(measure(kind, variant, texts, asserts, arguments.seeds))
+            print(f"{kind:6s} {variant:32s} {rows[-1]['gain']:+.2f} of {rows[-1]['room']:+.2f} points", flush=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    _common.write(arguments.output, {"machine": _common.machine(), "episodes": EPISODES, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
