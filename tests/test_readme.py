@@ -20,7 +20,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from ppo_codet5 import cli
-from ppo_codet5.notebooks import parameters_of
+from ppo_codet5.notebooks import load_profile, parameters_of
 from tools import update_docs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -712,3 +712,21 @@ def test_the_bank_s_rates_are_counted_again_and_direct_generation_is_where_it_sa
     solved = on_mbpp[f"{identity['visible_tests']} assert visible", "Direct Generation (Action 0, 1 attempt)"] == 1
     test = proportion_confint(solved[0].sum(), solved[0].size, method="wilson")
     assert max(bank[0], test[0]) <= min(bank[1], test[1]), "two independent counts of one rate"
+
+
+def test_what_ppo_learns_by_its_settings_is_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = json.loads((RESULTS / "learning.json").read_text())
+    header, rows = table(block("learning"))
+    found = {(row["settings"], row["task"]): row for row in record["rows"]}
+    assert len(found) == len(rows) * (len(header) - 1) == len(record["rows"])
+    for name, *cells in rows:
+        for kind, cell in zip(header[1:], cells, strict=True):
+            assert float(cell) == pytest.approx(np.mean(found[name, kind]["gains"]), abs=0.0501)
+    profile = load_profile("coder")
+    names = ("episodes_per_update", "updates_ahead", "clip_epsilon", "update_epochs")
+    chosen = max(rows, key=lambda row: sum(map(float, row[1:])))[0]
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import learning
+
+    assert learning.VARIANTS[chosen][:4] == tuple(profile[name] for name in names)
+    assert learning.EPISODES == profile["max_episodes"] == record["episodes"]
