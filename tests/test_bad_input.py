@@ -139,7 +139,7 @@ def empty(tmp_path: Path) -> Path:
         (["-p", "max_steps=0"], r"parameter max_steps = 0 must be more than 0"),
         (
             ["-p", "max_episodes=10", "-p", "episodes_per_update=4"],
-            r"max_episodes = 10 must be .* episodes_per_update = 4, such as 8 or 12",
+            r"max_episodes = 10 must be a multiple of episodes_per_update = 4, such as 8 or 12",
         ),
         (["-p", "visible_tests=0"], r"parameter visible_tests = 0 must be \"all\" or 1, 2"),
         (["-p", "train_limit=0"], r"parameter train_limit = 0 must be more than 0, or None"),

@@ -624,7 +624,8 @@ def test_the_ablations_of_the_docs_each_change_what_they_name(tmp_path, monkeypa
     wanted = ["memory_size", "show_feedback", "rewrite_style", "edit_base", "observation", "rewriter_model"]
     assert changed == [set(), *({name} for name in wanted)]
     kept = [line[line.index("--keep") + 1] for line in lines[:-1]]
-    assert "ablations=results/ablations" in lines[-1] and f"runs={kept[0]}" in lines[-1]
+    place = lines[-1].index("ablations=results/ablations")
+    assert lines[-1][place - 1] == "-p" and f"runs={kept[0]}" in lines[-1]
     assert len(set(kept)) == 7 and {Path(folder).parent for folder in kept} == {Path("results/ablations")}
 
 
@@ -715,7 +716,7 @@ def test_the_bank_s_rates_are_counted_again_and_direct_generation_is_where_it_sa
 
 
 def test_what_ppo_learns_by_its_settings_is_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = json.loads((RESULTS / "learning.json").read_text())
+    record = json.loads((RESULTS / "learning" / "planted.json").read_text())
     header, rows = table(block("learning"))
     found = {(row["settings"], row["task"]): row for row in record["rows"]}
     assert len(found) == len(rows) * (len(header) - 1) == len(record["rows"])
@@ -728,5 +729,5 @@ def test_what_ppo_learns_by_its_settings_is_counted_again(monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import learning
 
-    assert learning.VARIANTS[chosen][:4] == tuple(profile[name] for name in names)
+    assert learning.VARIANTS[chosen] == tuple(profile[name] for name in names)
     assert learning.EPISODES == profile["max_episodes"] == record["episodes"]

@@ -696,7 +696,7 @@ def shared() -> str:
 
 def learning() -> str:
     """What PPO finds of what is planted, by its settings."""
-    record = _record("learning.json")
+    record = _record("learning/planted.json")
     kinds = dict.fromkeys(row["task"] for row in record["rows"])
     found = {(row["settings"], row["task"]): row for row in record["rows"]}
     seeds = same("seeds", (len(row["gains"]) for row in record["rows"]))
