@@ -229,9 +229,9 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(
     once = "\nminutes   once all is fetched, measured and printed before training\n"
     assert out.endswith(f"\ndirectory run: new{once}") and list(tmp_path.iterdir()) == []
     (tmp_path / "run").mkdir()
-    for name, state in (("checkpoint.pt", "goes on from its checkpoint"), ("summary.json", "complete, will be read")):
+    for name, state in (("checkpoint.pt", "goes on from its checkpoint"), ("summary.json", "complete and read")):
         (tmp_path / "run" / name).touch()
-        assert here(*line).endswith(f"\ndirectory run: {state}{once}")
+        assert here(*line).endswith(f"\ndirectory run: if of these settings, {state}{once}")
     tasks = here("reproduce", "--profile", "laptop", "--plan", "--seeds", "0")
     assert tasks.splitlines()[0].startswith("  0 stage 0  ") and re.search(f"^{size}", tasks, re.MULTILINE)
     demo = json.loads((ROOT / "results" / "speed" / "minutes.json").read_text())["commands"]["make demo"]["seconds"]
