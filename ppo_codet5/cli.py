@@ -266,7 +266,9 @@ def _plan(values: dict[str, Any], folder: Path, controls: list[str], to_fetch: l
     updates, budget = values["max_episodes"] // values["episodes_per_update"], values["max_steps"]
     ways = ["ppo", "ppo_sampled", *controls]
     states = {"summary.json": "complete and read", "checkpoint.pt": "goes on from its checkpoint"}
-    state = next((f"if of these settings, {words}" for name, words in states.items() if (folder / name).exists()), "new")
+    state = next(
+        (f"if of these settings, {words}" for name, words in states.items() if (folder / name).exists()), "new"
+    )
     lines = {
         "models": f"{values['code_model']} writes, {values['rewriter_model']} rewrites",
         "problems": f"{train} to train on, {score} to score; visible asserts: {values['visible_tests']}",
