@@ -1,15 +1,16 @@
 """How much of what there is to find PPO finds in 1,056 episodes, by its settings; no language model.
 
-    python benchmarks/learning.py --problems mbpp.jsonl --output results/learning/planted.json    # ten minutes on 2 cores
+    python benchmarks/learning.py --problems mbpp.jsonl --output results/learning/planted.json    # 20 minutes on a core
 
 A planted task of the real size: the texts of MBPP's training problems, as an agent sees them, ten attempts, and chances
 to solve like those that the bank measured, to which one action adds something: the same one everywhere ("fixed"), one at
 first and another one after a failure ("step"), or another one for each kind of text ("text"). So the best policy is known.
-With ``updates_ahead`` all of an update's episodes are acted so many updates before it: in training only some are.
+Slots, queue and updates ahead are those of training, so that it shows too how many attempts are under way at once.
 """
 
 import argparse
 import types
+from collections import defaultdict
 from pathlib import Path
 
 import _common
@@ -27,18 +28,24 @@ VARIANTS = {  # episodes an update, updates ahead, clip range, epochs
     "48, 2 ahead, clip 0.2": (48, 2, 0.2, 8),
     "48, 2 ahead, clip 0.2, 6 epochs": (48, 2, 0.2, 6),
     "48, 2 ahead, clip 0.2, 4 epochs": (48, 2, 0.2, 4),
+    "48, 4 ahead, clip 0.2, 6 epochs": (48, 4, 0.2, 6),
     "48, clip 0.2, 4 epochs": (48, 0, 0.2, 4),
 }
 
 
 class PlantedTask(gym.vector.VectorEnv):
-    """Episodes with what ``RLPromptEnv`` shows: two embeddings and the scalars. ``chances``: [first or later, texts, 3]."""
+    """Episodes with what ``RLPromptEnv`` shows: two embeddings and the scalars. ``chances``: [first or later, texts, 3].
+
+    Slots and queue are those of training: ``add`` queues the episodes of an update, and idle slots take them at once.
+    """
 
     def __init__(self, config, texts, asserts, chances, seed):
         self.config, self.texts, self.asserts, self.chances = config, texts, asserts, chances
-        self.num_envs, self.rng = config.episodes_per_update, np.random.default_rng(seed)
+        self.num_envs, self.rng = max(1, config.updates_ahead) * config.episodes_per_update, np.random.default_rng(seed)
         self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
-        self.left = []
+        self.left, self.queue, self.waves, self.rows = [], [], 0, 0
+        self.group, self.problems, self.number = np.full(self.num_envs, -1), *np.zeros((2, self.num_envs), int)
+        self.last = np.full(self.num_envs, 3)
 
     def observe(self, problems, step, last):
         rows, each = np.zeros((len(problems), 782), np.float32), np.arange(len(problems))
@@ -48,28 +55,33 @@ class PlantedTask(gym.vector.VectorEnv):
         return rows
 
     def view(self):
-        observations = self.observe(self.problems, self.number, self.last)
-        return observations, {"groups": np.where(self.active, self.group, -1)}
+        return self.observe(self.problems, self.number, self.last), {"groups": self.group.copy()}
 
-    def begin(self, group):
-        """Start the episodes of an update; each problem comes once before any comes again."""
-        while len(self.left) < self.num_envs:
-            self.left += list(self.rng.permutation(len(self.texts)))
-        self.problems, self.left = np.array(self.left[: self.num_envs]), self.left[self.num_envs :]
-        self.group, self.active = group, np.ones(self.num_envs, bool)
-        self.number, self.last = np.zeros(self.num_envs, int), np.full(self.num_envs, 3)
+    def fill(self):
+        for i in np.flatnonzero(self.group < 0)[: len(self.queue)]:
+            self.group[i], self.problems[i] = self.queue.pop(0)
+            self.number[i], self.last[i] = 0, 3
         return self.view()
+
+    def add(self, group):
+        """Queue the episodes of an update; each problem comes once before any comes again."""
+        while len(self.left) < self.config.episodes_per_update:
+            self.left += list(self.rng.permutation(len(self.texts)))
+        self.queue += [(group, self.left.pop(0)) for _ in range(self.config.episodes_per_update)]
+        return self.fill()
 
     def step(self, actions):
         from ppo_codet5.core import reward
 
+        active = self.group >= 0
+        self.waves, self.rows = self.waves + 1, self.rows + active.sum()
         chance = self.chances[(self.number > 0).astype(int), self.problems, actions]
-        solved = self.active & (self.rng.random(self.num_envs) < chance)
-        rewards = np.array([reward(self.config, 0.0, float(now)) for now in solved], np.float32) * self.active
+        solved = active & (self.rng.random(self.num_envs) < chance)
+        rewards = np.array([reward(self.config, 0.0, float(now)) for now in solved], np.float32) * active
         self.number, self.last = self.number + 1, np.array(actions)
-        spent = self.active & ~solved & (self.number >= self.config.max_steps)
-        self.active &= ~(solved | spent)
-        observations, infos = self.view()
+        spent = active & ~solved & (self.number >= self.config.max_steps)
+        self.group[solved | spent] = -1
+        observations, infos = self.fill()
         return observations, rewards, solved, spent, infos
 
     def solved(self, choose):
@@ -111,12 +123,12 @@ def train(config, task, seed):
     from ppo_codet5.core import PPOAgent, rollout
 
     agent, generator = PPOAgent(config, 782, 3, seed), torch.Generator().manual_seed(seed)
-    updates, waiting, logged = config.max_episodes // config.episodes_per_update, [], {}
-    for update in range(updates + config.updates_ahead):
-        if update < updates:
-            waiting.append(rollout(agent, task, *task.begin(update), generator, group=update)[0])
-        if update >= config.updates_ahead:
-            logged = agent.update(waiting.pop(0), generator, (update - config.updates_ahead) / updates)
+    updates, records, ahead = config.max_episodes // config.episodes_per_update, defaultdict(list), config.updates_ahead
+    for update in range(updates):
+        for group in range(update + ahead if update else 0, min(update + ahead + 1, updates)):
+            task.add(group)
+        batch, *_ = rollout(agent, task, *task.view(), generator, group=update, records=records)
+        logged = agent.update(batch, generator, update / updates)
     return agent, logged["entropy"]
 
 
@@ -127,7 +139,7 @@ def measure(kind, variant, texts, asserts, seeds, episodes=EPISODES):
     names = ("episodes_per_update", "updates_ahead", "clip_epsilon", "update_epochs")
     changed = dict(zip(names, VARIANTS[variant], strict=True)) | {"max_episodes": episodes, "max_steps": 10}
     config = types.SimpleNamespace(**{**vars(Parameters()), **changed, "actions": "direct,mutation,rewriting"})
-    gains, room, entropy = [], [], []
+    gains, room, entropy, at_once = [], [], [], []
     for seed in range(seeds):
         task = planted(kind, config, texts, asserts, seed)
         agent, last = train(config, task, seed)
@@ -135,7 +147,8 @@ def measure(kind, variant, texts, asserts, seeds, episodes=EPISODES):
         gains.append(float(100 * (task.solved(agent.greedy) - fixed)))
         room.append(100 * (task.best() - fixed))
         entropy.append(last)
-    means = {"gain": np.mean(gains), "room": np.mean(room), "entropy": np.mean(entropy)}
+        at_once.append(task.rows / task.waves)
+    means = {"gain": np.mean(gains), "room": np.mean(room), "entropy": np.mean(entropy), "at_once": np.mean(at_once)}
     return {"task": kind, "settings": variant, **{k: float(v) for k, v in means.items()}, "gains": gains}
 
 
@@ -143,7 +156,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", default="mbpp", help="mbpp (hub) or a file in the MBPP schema")
     parser.add_argument("--settings", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     from ppo_codet5.helpers.language import Embedder

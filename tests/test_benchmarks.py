@@ -345,17 +345,19 @@ def test_a_planted_task_knows_its_best_policy_and_plays_by_its_chances() -> None
     """Against episodes that are played: what the exact share of a fixed action says, and that nothing beats the best."""
     rng = np.random.default_rng(0)
     texts = rng.normal(size=(40, 384)).astype(np.float32)
-    config = types.SimpleNamespace(**{**vars(core.Parameters()), "episodes_per_update": 4000, "max_steps": 10})
+    changed = {"episodes_per_update": 2000, "updates_ahead": 1, "max_steps": 10}
+    config = types.SimpleNamespace(**{**vars(core.Parameters()), **changed})
     for kind in learning.PLANTED:
         task = learning.planted(kind, config, texts, texts, seed=1)
-        won = np.zeros(4000)
-        task.begin(0)
-        while task.active.any():
-            _, _, solved, spent, infos = task.step(np.full(4000, 1))
-            assert ((infos["groups"] == 0) == task.active).all() and not (solved & spent).any()
-            won += solved
-        assert won.mean() == pytest.approx(task.solved(lambda rows: np.full(len(rows), 1)), abs=0.03)
-        assert np.bincount(task.problems).tolist() == [100] * 40
+        won, played, groups = 0, 0, []
+        task.add(0), task.add(1)
+        while (task.group >= 0).any():
+            groups.append(sorted(set(task.group)))
+            _, _, solved, spent, infos = task.step(np.full(2000, 1))
+            assert not (solved & spent).any() and infos["groups"].tolist() == task.group.tolist()
+            won, played = won + solved.sum(), played + (solved | spent).sum()
+        assert played == 4000 and groups[0] == [0] and {1} < set(groups[1]) and task.rows / task.waves < 2000
+        assert won / 4000 == pytest.approx(task.solved(lambda rows: np.full(len(rows), 1)), abs=0.03)
         room = task.best() - task.best_fixed()
         assert room == pytest.approx(0) if kind == "fixed" else room > 0.005
 
@@ -364,4 +366,5 @@ def test_learning_measures_every_seed_s_agent_against_the_best_fixed_action() ->
     texts = np.random.default_rng(0).normal(size=(30, 384)).astype(np.float32)
     row = learning.measure("text", "48, 2 ahead, clip 0.2", texts, texts, seeds=2, episodes=48 * 3)
     assert len(row["gains"]) == 2 and row["gain"] == pytest.approx(np.mean(row["gains"]))
+    assert 48 < row["at_once"] < 96
     assert row["gain"] <= row["room"] + 1e-6 and 0.9 < row["entropy"] <= np.log(3) + 1e-6

@@ -701,14 +701,19 @@ def learning() -> str:
     found = {(row["settings"], row["task"]): row for row in record["rows"]}
     seeds = same("seeds", (len(row["gains"]) for row in record["rows"]))
     room = ", ".join(f"{next(r['room'] for r in record['rows'] if r['task'] == kind):.1f}" for kind in kinds)
-    lines = [f"| episodes an update, clip range | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+    lines = [
+        f"| episodes an update, clip range | {' | '.join(kinds)} | attempts at once |",
+        "|---" * (2 + len(kinds)) + "|",
+    ]
+    errors = [np.std(row["gains"], ddof=1) / seeds**0.5 for row in record["rows"]]
     for name in dict.fromkeys(row["settings"] for row in record["rows"]):
-        means = (np.mean(found[name, kind]["gains"]) for kind in kinds)
-        lines.append(f"| {name} | {' | '.join(f'{mean:+.1f}' for mean in means)} |")
+        rows = [found[name, kind] for kind in kinds]
+        cells = [f"{np.mean(row['gains']):+.1f}" for row in rows] + [f"{np.mean([row['at_once'] for row in rows]):.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(
         [
-            f"Points above the best fixed action after {record['episodes']} episodes, mean of {seeds} seeds; the best policy is "
-            f"{room} above it. 8 epochs unless said; with updates ahead all episodes are acted by the older policy, the worst case.",
+            f"Points above the best fixed action after {record['episodes']} episodes, mean of {seeds} seeds, with standard errors of "
+            f"{min(errors):.1f} to {max(errors):.1f}; the best policy is {room} above it. 8 epochs unless said. Attempts at once: mean.",
             "",
             *lines,
         ]
