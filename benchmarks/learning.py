@@ -61,14 +61,13 @@ class PlantedTask(gym.vector.VectorEnv):
         for i in np.flatnonzero(self.group < 0)[: len(self.queue)]:
             self.group[i], self.problems[i] = self.queue.pop(0)
             self.number[i], self.last[i] = 0, 3
-        return self.view()
 
     def add(self, group):
         """Queue the episodes of an update; each problem comes once before any comes again."""
         while len(self.left) < self.config.episodes_per_update:
             self.left += list(self.rng.permutation(len(self.texts)))
         self.queue += [(group, self.left.pop(0)) for _ in range(self.config.episodes_per_update)]
-        return self.fill()
+        self.fill()
 
     def step(self, actions):
         from ppo_codet5.core import reward
@@ -81,7 +80,8 @@ class PlantedTask(gym.vector.VectorEnv):
         self.number, self.last = self.number + 1, np.array(actions)
         spent = active & ~solved & (self.number >= self.config.max_steps)
         self.group[solved | spent] = -1
-        observations, infos = self.fill()
+        self.fill()
+        observations, infos = self.view()
         return observations, rewards, solved, spent, infos
 
     def solved(self, choose):

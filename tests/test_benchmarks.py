@@ -351,6 +351,7 @@ def test_a_planted_task_knows_its_best_policy_and_plays_by_its_chances() -> None
         task = learning.planted(kind, config, texts, texts, seed=1)
         won, played, groups = 0, 0, []
         task.add(0), task.add(1)
+        assert np.bincount([*task.problems, *(problem for _, problem in task.queue)]).tolist() == [100] * 40
         while (task.group >= 0).any():
             groups.append(sorted(set(task.group)))
             _, _, solved, spent, infos = task.step(np.full(2000, 1))
