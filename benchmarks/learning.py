@@ -5,7 +5,7 @@
 A planted task of the real size: the texts of MBPP's training problems, as an agent sees them, ten attempts, and chances
 to solve like those that the bank measured, to which one action adds something: the same one everywhere ("fixed"), one at
 first and another one after a failure ("step"), or another one for each kind of text ("text"). So the best policy is known.
-Slots, queue and updates ahead are those of training, so that it shows too how many attempts are under way at once.
+It is training itself, with a world of its own, so that it shows too how many attempts are under way at once.
 """
 
 import argparse
@@ -16,138 +16,132 @@ from pathlib import Path
 import _common
 import gymnasium as gym
 import numpy as np
+from ppo_codet5.helpers.language import Embedder
+from ppo_codet5.helpers.problems import load_problems
+
+from ppo_codet5.core import (
+    ACTIONS,
+    Episode,
+    Parameters,
+    PPOAgent,
+    PromptWorld,
+    ReflexionMemory,
+    action_names,
+    clean_task,
+    existing,
+    observation_size,
+    reward,
+    train_agent,
+)
 
 PLANTED = {"fixed": 0.06, "step": 0.08, "text": 0.12}  # what it adds to a first attempt; half of it after a failure
 EPISODES = 1056
-VARIANTS = {  # episodes an update, updates ahead, clip range, epochs
-    "96, 1 ahead, clip 0.1": (96, 1, 0.1, 8),
-    "96, clip 0.1": (96, 0, 0.1, 8),
-    "48, clip 0.1": (48, 0, 0.1, 8),
-    "48, clip 0.2": (48, 0, 0.2, 8),
-    "48, 1 ahead, clip 0.2": (48, 1, 0.2, 8),
-    "48, 2 ahead, clip 0.2": (48, 2, 0.2, 8),
-    "48, 2 ahead, clip 0.2, 6 epochs": (48, 2, 0.2, 6),
-    "48, 2 ahead, clip 0.2, 4 epochs": (48, 2, 0.2, 4),
-    "48, 4 ahead, clip 0.2, 6 epochs": (48, 4, 0.2, 6),
-    "48, clip 0.2, 4 epochs": (48, 0, 0.2, 4),
+SETTINGS = ("episodes_per_update", "updates_ahead", "clip_epsilon", "update_epochs", "learning_rate")
+VARIANTS = {
+    "96, clip 0.1": (96, 0, 0.1, 8, 1e-3),
+    "48, clip 0.1": (48, 0, 0.1, 8, 1e-3),
+    "48, clip 0.2": (48, 0, 0.2, 8, 1e-3),
+    "48, clip 0.2, learning rate 0.0003": (48, 0, 0.2, 8, 3e-4),
+    "48, 2 ahead, clip 0.2": (48, 2, 0.2, 8, 1e-3),
+    "48, 2 ahead, clip 0.2, 6 epochs": (48, 2, 0.2, 6, 1e-3),
+    "48, 2 ahead, clip 0.2, 4 epochs": (48, 2, 0.2, 4, 1e-3),
+    "48, 4 ahead, clip 0.2, 6 epochs": (48, 4, 0.2, 6, 1e-3),
 }
 
 
-class PlantedTask(gym.vector.VectorEnv):
-    """Episodes with what ``RLPromptEnv`` shows: two embeddings and the scalars. ``chances``: [first or later, texts, 3].
+class PlantedWorld(PromptWorld):
+    """What training asks of a world, with ``chances`` [first or later, problems, 3] that an attempt solves, and no model.
 
-    Slots and queue are those of training: ``add`` queues the episodes of an update, and idle slots take them at once.
+    An attempt keeps the problem's text and is told its assert. What is seen, paid and played is what training has.
     """
 
-    def __init__(self, config, texts, asserts, chances, seed):
-        self.config, self.texts, self.asserts, self.chances = config, texts, asserts, chances
-        self.num_envs, self.rng = max(1, config.updates_ahead) * config.episodes_per_update, np.random.default_rng(seed)
-        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
-        self.left, self.queue, self.waves, self.rows = [], [], 0, 0
-        self.group, self.problems, self.number = np.full(self.num_envs, -1), *np.zeros((2, self.num_envs), int)
-        self.last = np.full(self.num_envs, 3)
+    def __init__(self, config, problems, embedder, chances, seed):
+        self.config, self.chances, self.phase, self.log = config, chances, "train", None
+        self.parts = types.SimpleNamespace(embedder=embedder)
+        self.problems, self.places = {p.task_id: p for p in problems}, {p.task_id: i for i, p in enumerate(problems)}
+        self.memory, self.names = ReflexionMemory(embedder, config.memory_size), action_names(config)
+        self.seconds, self.rng = defaultdict(float), np.random.default_rng(seed)
+        self.observation_space = gym.spaces.Box(-1, 1, (observation_size(config, embedder),), np.float32)
+        self.action_space = gym.spaces.Discrete(len(self.names))
+        self.steps = self.attempts = 0
 
-    def observe(self, problems, step, last):
-        rows, each = np.zeros((len(problems), 782), np.float32), np.arange(len(problems))
-        rows[:, :384], rows[:, 384:768] = self.texts[problems] / 2, self.asserts[problems] / 2
-        rows[:, 768] = step / self.config.max_steps
-        rows[each, np.where(step == 0, 771, 773)] = rows[each, 778 + last] = 1  # no attempt yet, or a wrong value
-        return rows
+    def attempt(self, episodes, names):
+        rewards, self.steps, self.attempts = [], self.steps + 1, self.attempts + len(episodes)
+        for episode, name in zip(episodes, names, strict=True):
+            place, later = self.places[episode.problem.task_id], int(bool(episode.attempts))
+            now = self.rng.random() < self.chances[later, place, self.names.index(name)]
+            rewards.append(reward(self.config, episode.best, float(now)))
+            episode.attempts.append(self.row(episode.problem, list(ACTIONS).index(name), now))
+        return rewards
 
-    def view(self):
-        return self.observe(self.problems, self.number, self.last), {"groups": self.group.copy()}
-
-    def fill(self):
-        for i in np.flatnonzero(self.group < 0)[: len(self.queue)]:
-            self.group[i], self.problems[i] = self.queue.pop(0)
-            self.number[i], self.last[i] = 0, 3
-
-    def add(self, group):
-        """Queue the episodes of an update; each problem comes once before any comes again."""
-        while len(self.left) < self.config.episodes_per_update:
-            self.left += list(self.rng.permutation(len(self.texts)))
-        self.queue += [(group, self.left.pop(0)) for _ in range(self.config.episodes_per_update)]
-        self.fill()
-
-    def step(self, actions):
-        from ppo_codet5.core import reward
-
-        active = self.group >= 0
-        self.waves, self.rows = self.waves + 1, self.rows + active.sum()
-        chance = self.chances[(self.number > 0).astype(int), self.problems, actions]
-        solved = active & (self.rng.random(self.num_envs) < chance)
-        rewards = np.array([reward(self.config, 0.0, float(now)) for now in solved], np.float32) * active
-        self.number, self.last = self.number + 1, np.array(actions)
-        spent = active & ~solved & (self.number >= self.config.max_steps)
-        self.group[solved | spent] = -1
-        self.fill()
-        observations, infos = self.view()
-        return observations, rewards, solved, spent, infos
+    def row(self, problem, action, now):
+        said = {"prompt": clean_task(problem.text), "feedback": problem.tests[0]}
+        return {**said, "action": action, "visible_mask": [bool(now)], "outcomes": ["pass" if now else "wrong_value"]}
 
     def solved(self, choose):
-        """Exact share of problems that a policy without chance solves within the budget."""
-        fails, last, places = np.ones(len(self.texts)), np.full(len(self.texts), 3), np.arange(len(self.texts))
+        """Exact share of problems that a policy without chance, of observations to actions, solves in the budget."""
+        problems, places = list(self.problems.values()), np.arange(len(self.problems))
+        episodes, fails = [Episode(problem, 0) for problem in problems], np.ones(len(problems))
         for number in range(self.config.max_steps):
-            last = choose(self.observe(places, np.full(len(places), number), last))
-            fails *= 1 - self.chances[int(number > 0), places, last]
+            actions = choose(self.observe(episodes))
+            fails *= 1 - self.chances[int(number > 0), places, actions]
+            for episode, name in zip(episodes, existing(actions, self.names), strict=True):
+                episode.attempts.append(self.row(episode.problem, list(ACTIONS).index(name), False))
         return 1 - fails.mean()
 
     def best_fixed(self):
-        return max(self.solved(lambda rows, a=a: np.full(len(rows), a)) for a in range(3))
+        return max(self.solved(lambda rows, a=a: np.full(len(rows), a)) for a in range(len(self.names)))
 
     def best(self):
         first, later = self.chances.max(-1)
         return 1 - ((1 - first) * (1 - later) ** (self.config.max_steps - 1)).mean()
 
 
-def planted(kind, config, texts, asserts, seed):
-    """A task in which one action adds ``PLANTED[kind]``; problems differ as MBPP's do for a small model."""
-    rng, places = np.random.default_rng(100 + seed), np.arange(len(texts))
-    easy = rng.beta(0.5, 1.0, len(texts))
+def by_text(texts, rng):
+    """An action of three for each text, by the main directions of the embeddings [n, size]."""
+    centred = texts - texts.mean(0)
+    main = np.linalg.svd(centred, full_matrices=False)[2][:3]
+    return (centred @ main.T @ rng.normal(size=(3, 3))).argmax(1)
+
+
+def planted(kind, config, problems, embedder, seed):
+    """A world in which one action adds ``PLANTED[kind]``; problems differ as MBPP's do for a small model."""
+    rng, places = np.random.default_rng(100 + seed), np.arange(len(problems))
+    easy = rng.beta(0.5, 1.0, len(problems))
     chances = np.stack([np.repeat(easy[:, None], 3, 1), np.repeat(0.3 * easy[:, None], 3, 1)])
     if kind == "text":
-        centred = texts - texts.mean(0)
-        main = np.linalg.svd(centred, full_matrices=False)[2][:3]
-        first = later = (centred @ main.T @ rng.normal(size=(3, 3))).argmax(1)
+        first = later = by_text(embedder.encode([clean_task(problem.text) for problem in problems]), rng)
     else:
         first, later = rng.permutation(3)[:2] if kind == "step" else [rng.integers(3)] * 2
     chances[0, places, first] += PLANTED[kind]
     chances[1, places, later] += PLANTED[kind] / 2
-    return PlantedTask(config, texts, asserts, np.clip(chances, 0.01, 0.98), seed)
+    return PlantedWorld(config, problems, embedder, np.clip(chances, 0.01, 0.98), seed)
 
 
-def train(config, task, seed):
-    """The agent after ``max_episodes``, and the entropy of its last update in nats."""
-    import torch
-
-    from ppo_codet5.core import PPOAgent, rollout
-
-    agent, generator = PPOAgent(config, 782, 3, seed), torch.Generator().manual_seed(seed)
-    updates, records, ahead = config.max_episodes // config.episodes_per_update, defaultdict(list), config.updates_ahead
-    for update in range(updates):
-        for group in range(update + ahead if update else 0, min(update + ahead + 1, updates)):
-            task.add(group)
-        batch, *_ = rollout(agent, task, *task.view(), generator, group=update, records=records)
-        logged = agent.update(batch, generator, update / updates)
-    return agent, logged["entropy"]
+def train(world):
+    """The agent that ``train_agent`` leaves, and what it logs of its updates."""
+    agent = PPOAgent(world.config, *world.observation_space.shape, len(world.names), world.config.seed)
+    updates = []
+    run = types.SimpleNamespace(
+        log=lambda name, row: name == "metrics" and updates.append(row), checkpoint=lambda state: None
+    )
+    train_agent(run, agent, world, {"update": 0, "rollout": None}, report=lambda line: None)
+    return agent, updates
 
 
-def measure(kind, variant, texts, asserts, seeds, episodes=EPISODES):
+def measure(kind, variant, problems, embedder, seeds, episodes=EPISODES):
     """A row: points of each seed's agent above the best fixed action, and of the best policy above it."""
-    from ppo_codet5.core import Parameters
-
-    names = ("episodes_per_update", "updates_ahead", "clip_epsilon", "update_epochs")
-    changed = dict(zip(names, VARIANTS[variant], strict=True)) | {"max_episodes": episodes, "max_steps": 10}
-    config = types.SimpleNamespace(**{**vars(Parameters()), **changed, "actions": "direct,mutation,rewriting"})
+    changed = dict(zip(SETTINGS, VARIANTS[variant], strict=True)) | {"max_episodes": episodes, "max_steps": 10}
     gains, room, entropy, at_once = [], [], [], []
     for seed in range(seeds):
-        task = planted(kind, config, texts, asserts, seed)
-        agent, last = train(config, task, seed)
-        fixed = task.best_fixed()
-        gains.append(float(100 * (task.solved(agent.greedy) - fixed)))
-        room.append(100 * (task.best() - fixed))
-        entropy.append(last)
-        at_once.append(task.rows / task.waves)
+        config = Parameters(**changed, seed=seed, num_envs=512, eval_frequency=0)
+        world = planted(kind, config, problems, embedder, seed)
+        agent, updates = train(world)
+        at_once.append(world.attempts / world.steps)
+        fixed = world.best_fixed()
+        gains.append(float(100 * (world.solved(agent.greedy) - fixed)))
+        room.append(100 * (world.best() - fixed))
+        entropy.append(updates[-1]["entropy"])
     means = {"gain": np.mean(gains), "room": np.mean(room), "entropy": np.mean(entropy), "at_once": np.mean(at_once)}
     return {"task": kind, "settings": variant, **{k: float(v) for k, v in means.items()}, "gains": gains}
 
@@ -159,15 +153,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    from ppo_codet5.helpers.language import Embedder
-    from ppo_codet5.helpers.problems import load_problems
-
-    problems = load_problems(arguments.problems, "train")
-    texts, asserts = (Embedder().encode(x) for x in ([p.text for p in problems], [p.tests[0] for p in problems]))
-    rows = []
+    problems, embedder, rows = load_problems(arguments.problems, "train"), Embedder(), []
     for kind in PLANTED:
         for variant in arguments.settings:
-            rows.append(measure(kind, variant, texts, asserts, arguments.seeds))
+            rows.append(measure(kind, variant, problems, embedder, arguments.seeds))
             print(f"{kind:6s} {variant:32s} {rows[-1]['gain']:+.2f} of {rows[-1]['room']:+.2f} points", flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     _common.write(arguments.output, {"machine": _common.machine(), "episodes": EPISODES, "rows": rows})

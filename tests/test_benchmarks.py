@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import _common
+import decoders
+import int8
+import learning
+import memory
 import numpy as np
+import published
 import pytest
+import rollout
+import scaling
+import wordings
 from ppo_codet5.helpers.language import Lexicon
 from ppo_codet5.helpers.models import Request, load_generator
 from ppo_codet5.helpers.problems import load_problems
@@ -22,17 +30,6 @@ from scripted import STARTER, BagOfWords, Coder, Rewriter, right, small, wrong
 from tiny import save_llama
 
 import ppo_codet5.core as core
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import _common
-import decoders
-import int8
-import learning
-import memory
-import published
-import rollout
-import scaling
-import wordings
 
 SIZES = {"many": 6, "few": 4, "own": 1, "published": 4, "updates": 1, "mutations": 10}
 
@@ -341,31 +338,27 @@ def test_the_block_as_it_stands_is_what_is_in_the_fences(start: str) -> None:
     assert asked.prefix == "" and row["prompt"].strip() in asked.prompt[0][1] and asked.temperature == 0
 
 
-def test_a_planted_task_knows_its_best_policy_and_plays_by_its_chances() -> None:
+def test_a_planted_world_knows_its_best_policy_and_plays_by_its_chances() -> None:
     """Against episodes that are played: what the exact share of a fixed action says, and that nothing beats the best."""
-    rng = np.random.default_rng(0)
-    texts = rng.normal(size=(40, 384)).astype(np.float32)
-    changed = {"episodes_per_update": 2000, "updates_ahead": 1, "max_steps": 10}
-    config = types.SimpleNamespace(**{**vars(core.Parameters()), **changed})
+    config, problems = core.Parameters(max_steps=10), load_problems("starter", "train")
     for kind in learning.PLANTED:
-        task = learning.planted(kind, config, texts, texts, seed=1)
-        won, played, groups = 0, 0, []
-        task.add(0), task.add(1)
-        assert np.bincount([*task.problems, *(problem for _, problem in task.queue)]).tolist() == [100] * 40
-        while (task.group >= 0).any():
-            groups.append(sorted(set(task.group)))
-            _, _, solved, spent, infos = task.step(np.full(2000, 1))
-            assert not (solved & spent).any() and infos["groups"].tolist() == task.group.tolist()
+        world = learning.planted(kind, config, problems, BagOfWords(), seed=1)
+        envs = core.RLPromptVectorEnv(world, 1000, look="none")
+        order, won, played = world.order(0), 0, 0
+        _, infos = envs.reset(options={"episodes": [next(order) for _ in range(4000)]})
+        while infos["active"].any():
+            _, _, solved, spent, infos = envs.step(np.full(1000, 1))
             won, played = won + solved.sum(), played + (solved | spent).sum()
-        assert played == 4000 and groups[0] == [0] and {1} < set(groups[1]) and task.rows / task.waves < 2000
-        assert won / 4000 == pytest.approx(task.solved(lambda rows: np.full(len(rows), 1)), abs=0.03)
-        room = task.best() - task.best_fixed()
+        assert played == 4000 and world.attempts / world.steps < 1000
+        assert won / 4000 == pytest.approx(world.solved(lambda rows: np.full(len(rows), 1)), abs=0.03)
+        room = world.best() - world.best_fixed()
         assert room == pytest.approx(0) if kind == "fixed" else room > 0.005
 
 
 def test_learning_measures_every_seed_s_agent_against_the_best_fixed_action() -> None:
-    texts = np.random.default_rng(0).normal(size=(30, 384)).astype(np.float32)
-    row = learning.measure("text", "48, 2 ahead, clip 0.2", texts, texts, seeds=2, episodes=48 * 3)
+    row = learning.measure(
+        "text", "48, 2 ahead, clip 0.2", load_problems("starter", "train"), BagOfWords(), seeds=2, episodes=48 * 3
+    )
     assert len(row["gains"]) == 2 and row["gain"] == pytest.approx(np.mean(row["gains"]))
     assert 48 < row["at_once"] < 96
     assert row["gain"] <= row["room"] + 1e-6 and 0.9 < row["entropy"] <= np.log(3) + 1e-6

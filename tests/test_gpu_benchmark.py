@@ -12,16 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from transformers import LlamaConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import _common
 import _engines
 import _shapes
 import cluster
 import gpu
+import pytest
+import torch
+from transformers import LlamaConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
+import learning
 import nbformat
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ppo_codet5.helpers.problems import load_problems
 from ppo_codet5.helpers.runs import Run, load_model
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.envs import IdentityEnv
 
 from ppo_codet5 import core
-from ppo_codet5.core import PPOAgent, SyntheticPromptEnv, compute_gae, learn, reward, rollout
+from ppo_codet5.core import PPOAgent, SyntheticPromptEnv, compute_gae, learn, rollout
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -466,106 +468,35 @@ def test_cartpole():
 # The real size: 782 inputs, embeddings of real texts, about 2,500 transitions
 
 
-class WideTask(gym.vector.VectorEnv):
-    """48 episodes at a time with what ``RLPromptEnv`` shows: two embeddings and the scalars; ``chance`` [problems, 3].
-
-    An attempt on problem p by action a solves with ``chance[p, a]``, so that the best policy is known. All episodes of
-    an update are played to their end, as in training: ``begin`` starts them, and a slot that has ended is idle.
-    """
-
-    BUDGET = 4
-
-    def __init__(self, texts, asserts, chance, seed):
-        self.texts, self.asserts, self.chance, self.num_envs = texts, asserts, chance, 48
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.rng = np.random.default_rng(seed)
-
-    def observe(self, problems, step, last):
-        rows = np.zeros((len(problems), 782), np.float32)
-        rows[:, :384] = self.texts[problems] / 2
-        rows[:, 384:768] = self.asserts[problems] / 2
-        rows[:, 768] = step / self.BUDGET
-        each = np.arange(len(problems))
-        rows[each, np.where(step == 0, 771, 773)] = rows[each, 778 + last] = 1  # no attempt yet or a wrong value
-        return rows
-
-    def view(self):
-        observations = self.observe(self.problems, self.step_no, self.last)
-        return observations, {"groups": np.where(self.active, self.group, -1)}
-
-    def begin(self, group):
-        self.group, self.active = group, np.ones(48, bool)
-        self.problems = self.rng.integers(len(self.chance), size=48)
-        self.step_no, self.last = np.zeros(48, int), np.full(48, 3)
-        return self.view()
-
-    def step(self, actions):
-        solved = self.active & (self.rng.random(48) < self.chance[self.problems, actions])
-        rewards = np.array([reward(TOY, 0.0, float(now)) for now in solved], np.float32) * self.active
-        self.step_no, self.last = self.step_no + 1, np.array(actions)
-        spent = self.active & ~solved & (self.step_no >= self.BUDGET)
-        self.active &= ~(solved | spent)
-        observations, infos = self.view()
-        return observations, rewards, solved, spent, infos
-
-    def solved(self, choose):
-        """Exact share of problems that a deterministic policy solves within the budget."""
-        fails, last, all_problems = np.ones(len(self.chance)), np.full(len(self.chance), 3), np.arange(len(self.chance))
-        for step in range(self.BUDGET):
-            actions = choose(self.observe(all_problems, np.full(len(last), step), last))
-            fails, last = fails * (1 - self.chance[all_problems, actions]), actions
-        return 1 - fails.mean()
-
-    def gain(self, agent):
-        """Points of the agent above the best fixed action."""
-        fixed = max(self.solved(lambda rows, a=a: np.full(len(rows), a)) for a in range(3))
-        return 100 * (self.solved(agent.greedy) - fixed)
-
-
-def trained_on(task, seed):
-    """The agent after 1,008 episodes with the defaults, and how many transitions it saw."""
-    agent, transitions = PPOAgent(core.Parameters(), 782, 3, seed), 0
-    generator = torch.Generator().manual_seed(seed)
-    for update in range(21):
-        batch, *_ = rollout(agent, task, *task.begin(update), generator, group=update)
-        agent.update(batch, generator, update / 21)
-        transitions += len(batch["actions"])
-    return agent, transitions
-
-
 @pytest.fixture(scope="module")
-def embedded(embedder):
-    from ppo_codet5.helpers.problems import load_problems
-
-    problems = [problem for split in ("train", "validation", "test") for problem in load_problems("starter", split)]
-    return embedder.encode([p.text for p in problems]), embedder.encode([p.tests[0] for p in problems])
+def problems():
+    return [problem for split in ("train", "validation", "test") for problem in load_problems("starter", split)]
 
 
-def wide_task(embedded, kinds, seed):
+def wide_world(problems, embedder, kinds, seed, **changes):
     """Chances around 0.3 that differ by problem; one action better by 0.06, or, with ``kinds``, another one by 0.25 for
     each third of the problems, which the main direction of their embeddings tells apart."""
     rng = np.random.default_rng(seed)
-    texts = embedded[0]
-    chance = np.repeat(0.3 + rng.normal(0, 0.2, (len(texts), 1)), 3, 1)
+    chance = np.repeat(0.3 + rng.normal(0, 0.2, (len(problems), 1)), 3, 1)
     if kinds:
-        centred = texts - texts.mean(0)
-        main = np.linalg.svd(centred, full_matrices=False)[2][:3]
-        chance[np.arange(len(texts)), (centred @ main.T @ rng.normal(size=(3, 3))).argmax(1)] += 0.25
+        texts = embedder.encode([core.clean_task(problem.text) for problem in problems])
+        chance[np.arange(len(problems)), learning.by_text(texts, rng)] += 0.25
     else:
         chance[:, rng.integers(3)] += 0.06
-    return WideTask(*embedded, np.clip(chance, 0.02, 0.98), seed)
+    options = core.Parameters(max_episodes=1008, seed=seed, **changes)
+    return learning.PlantedWorld(options, problems, embedder, np.clip([chance, chance], 0.02, 0.98), seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "least"), [(False, -1.0), (True, 1.5)])
-def test_the_agent_finds_what_there_is_at_the_real_size(embedded, kinds, least, capsys):
+def test_the_agent_finds_what_there_is_at_the_real_size(problems, embedder, kinds, least, capsys):
     """Mean of 5 seeds: within 1 point of the best fixed action if that is best, 1.5 above it if texts tell what helps."""
     gains, seen = [], []
     for seed in range(5):
-        task = wide_task(embedded, kinds, seed)
-        agent, transitions = trained_on(task, seed)
-        gains.append(task.gain(agent))
-        seen.append(transitions)
+        world = wide_world(problems, embedder, kinds, seed)
+        agent, updates = learning.train(world)
+        gains.append(100 * (world.solved(agent.greedy) - world.best_fixed()))
+        seen.append(sum(update["steps"] for update in updates))
     with capsys.disabled():
         print(
             f"\nkinds {kinds}: {np.round(gains, 1)} points over the best fixed action, {np.mean(seen):.0f} transitions"

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import learning
 import numpy as np
 import pytest
 from ppo_codet5.helpers.problems import MBPP_SPLITS, ProblemError, load_problems
@@ -20,6 +21,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from ppo_codet5 import cli
+from ppo_codet5.core import Parameters
 from ppo_codet5.notebooks import load_profile, parameters_of
 from tools import update_docs
 
@@ -114,12 +116,17 @@ def test_the_requests_that_rows_share_are_counted_again() -> None:
     assert all(float(cell) > 75 for row in rows for cell in row[1:] if ROWS[row[0]] in ("direct", "mutation", "random"))
 
 
+def outcomes_by_seed(groups: Groups, budget: int) -> np.ndarray:
+    """Shares of scored asserts passed, [seeds, problems]."""
+    return np.array([shares(groups[seed], budget) for seed in sorted(groups)])
+
+
 def outcomes_of(folder: str, budget: int) -> dict[tuple[str, str], np.ndarray]:
     """Shares of scored asserts passed, [seeds, problems], by (column, row of the table)."""
     found = {}
     for (column, strategy), seeds in masks(folder).items():
         (row,) = (name for name, key in ROWS.items() if key == strategy)
-        found[column, row] = np.array([shares(seeds[seed], budget) for seed in sorted(seeds)])
+        found[column, row] = outcomes_by_seed(seeds, budget)
     return found
 
 
@@ -257,7 +264,7 @@ def test_several_attempts_are_compared_with_drawing_again(on_mbpp: dict[tuple[st
     several = {
         (column, row)
         for column, row in on_mbpp
-        if (column, "resampling") in found and ROWS[row] not in ("direct", "mutation", "rewriting", "resampling")
+        if (column, "resampling") in found and ROWS[row] not in ("direct", "mutation", "rewriting", "resampling", "ppo")
     }
     _, rows = table(block("loops"))
     assert {(row[1], row[0]) for row in rows} == several and len(rows) == len(several) > 0
@@ -285,7 +292,6 @@ def test_several_attempts_are_compared_with_drawing_again(on_mbpp: dict[tuple[st
     assert [(name.strip(), column, *rest) for column, name, *rest in listed] == [
         (*row[:4], *re.fullmatch(INTERVAL, row[4]).groups())  # type: ignore[union-attr]
         for row in rows
-        if row[0] != "RL Agent (PPO)"
     ]
 
 
@@ -346,9 +352,9 @@ def sign_test(gap: np.ndarray) -> float:
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Differences over the seeds that both have, which are the first ones."""
-    seeds = min(len(first), len(second))
-    return (first[:seeds] == 1) * 1.0 - (second[:seeds] == 1)
+    """Differences of two rows of the same seeds."""
+    assert first.shape == second.shape
+    return (first == 1) * 1.0 - (second == 1)
 
 
 def check_difference(said: tuple[str, ...], gap: np.ndarray, p: float) -> None:
@@ -359,19 +365,26 @@ def check_difference(said: tuple[str, ...], gap: np.ndarray, p: float) -> None:
     assert said[3:] == ("<", "0.001") if p < 0.001 else float(said[4]) == pytest.approx(p, abs=0.000501)
 
 
-def check_verdict(line: str, outcomes: dict[tuple[str, str], np.ndarray], column: str) -> None:
+def check_verdict(line: str, found: dict[tuple[str, str], Groups], budget: int, column: str) -> None:
     """What is said of the agent beside the best control of its column; Holm's family is all rows of all columns."""
-    agent = "RL Agent (PPO)"
-    controls = {row: outcomes[column, row] for row, key in ROWS.items() if key in EQUAL and (column, row) in outcomes}
-    means = {row: (values == 1).mean() for row, values in controls.items()}
-    (name,) = (row for row in controls if f"equal budget, {row.lower()} (" in line.lower())
-    assert means[name] == pytest.approx(max(means.values()))
-    family = [(c, row) for c, row in outcomes if row != agent and (c, agent) in outcomes]
-    p_values = [sign_test(paired(outcomes[c, agent], outcomes[c, row])) for c, row in family]
-    p = multipletests(p_values, method="holm")[1][family.index((column, name))]
+    gaps, means = {}, {}
+    for c, key in found:
+        agent, row = of_both(found.get((c, "ppo"), {}), found[c, key])
+        if key != "ppo" and agent:
+            gaps[c, key] = paired(outcomes_by_seed(agent, budget), outcomes_by_seed(row, budget))
+            if c == column and key in EQUAL:
+                means[key] = (outcomes_by_seed(row, budget) == 1).mean(), -tokens(row, budget)
+    (best,) = (key for row, key in ROWS.items() if f"equal budget, {row.lower()} (" in line.lower())
+    assert best == max(means, key=means.__getitem__)
+    gap, adjusted = gaps[column, best], multipletests([*map(sign_test, gaps.values())], method="holm")[1]
+    p = adjusted[list(gaps).index((column, best))]
     said = re.search(rf"\(difference {INTERVAL}\)", line).groups()  # type: ignore[union-attr]
-    check_difference(said, paired(outcomes[column, agent], outcomes[column, name]), p)
-    clear = p <= 0.05 and float(said[1]) * float(said[2]) > 0
+    check_difference(said, gap, p)
+    seeds = sorted(found[column, "ppo"])
+    both = sorted(set(seeds) & set(found[column, best]))
+    assert (f"over the seeds that both have ({', '.join(map(str, both))})" in line) == (both != seeds)
+    assert (f"one training, seed {seeds[0]})" in line) == (len(seeds) == 1 and both == seeds)
+    clear = p <= 0.05 and float(said[1]) * float(said[2]) > 0 and np.sign(gap.sum(0)).sum() * gap.mean() > 0
     assert ("no gain over the controls is shown" in line) == (float(said[0]) <= 0 or not clear)
     assert ("it is below by more than chance" in line) == (float(said[0]) < 0 and clear)
 
@@ -388,42 +401,50 @@ def affordable(draws: Groups, most: float) -> tuple[int, int]:
     return max([k for k in range(1, longest + 1) if tokens(draws, k) <= most], default=1), longest
 
 
-def check_rest(line: str, folder: str, budget: int, column: str) -> None:
-    """What is said of the agent at equal tokens and of drawing again; Holm's family: all rows that are compared so."""
-    outcomes, found = outcomes_of(folder, budget), masks(folder)
-    names = {key: row for row, key in ROWS.items()}
+def of_both(*rows: Groups) -> list[Groups]:
+    """Rows over the seeds that all of them have."""
+    return [{seed: row[seed] for seed in sorted(set.intersection(*map(set, rows)))} for row in rows]
 
+
+def check_rest(line: str, found: dict[tuple[str, str], Groups], budget: int, column: str) -> None:
+    """What is said of the agent at equal tokens and of drawing again; Holm's family: all rows that are compared so."""
     family, p_values, gaps, allowed = [], [], [], []
     for c, key in ((c, key) for c, key in found if (c, "resampling") in found and key not in ("direct", "resampling")):
-        allowed.append(affordable(found[c, "resampling"], tokens(found[c, key], budget))[0])
-        gaps.append(paired(outcomes[c, names[key]], outcomes_of(folder, allowed[-1])[c, names["resampling"]]))
+        row, draws = of_both(found[c, key], found[c, "resampling"])
+        if not row:
+            continue
+        allowed.append(affordable(draws, tokens(row, budget)))
+        gaps.append(paired(outcomes_by_seed(row, budget), outcomes_by_seed(draws, allowed[-1][0])))
         p_values.append(sign_test(gaps[-1]))
         family.append((c, key))
     here = family.index((column, "ppo"))
     said = re.search(
-        r"At no more tokens than the agent's (\d+) a problem resampling draws up to (\d+) times and solves ([\d.]+) %; the "
-        rf"agent's difference from that is {INTERVAL}\.",
+        r"At no more tokens than the agent's (\d+) a problem(?: \(seed ([\d, ]+)\))? resampling draws up to (\d+) times(, its last,)? "
+        rf"and solves ([\d.]+) % for (\d+); the agent's difference from that is {INTERVAL}\.",
         line,
     ).groups()  # type: ignore[union-attr]
-    assert said[1] == str(allowed[here])
-    assert float(said[0]) == pytest.approx(tokens(found[column, "ppo"], budget), abs=0.501)
-    drawn = outcomes_of(folder, allowed[here])[column, names["resampling"]] == 1
-    assert float(said[2]) == pytest.approx(100 * drawn.mean(), abs=0.0501)
-    check_difference(said[3:], gaps[here], multipletests(p_values, method="holm")[1][here])
-    direct, again, agent = (100 * (outcomes[column, names[key]] == 1).mean() for key in ("direct", "resampling", "ppo"))
+    agent, draws = of_both(found[column, "ppo"], found[column, "resampling"])
+    assert said[1] == (", ".join(map(str, agent)) if len(agent) < len(found[column, "ppo"]) else None)
+    assert (said[2], said[3] is not None) == (str(allowed[here][0]), allowed[here][0] == allowed[here][1])
+    assert float(said[0]) == pytest.approx(tokens(agent, budget), abs=0.501)
+    assert float(said[4]) == pytest.approx(100 * (outcomes_by_seed(draws, allowed[here][0]) == 1).mean(), abs=0.0501)
+    assert float(said[5]) == pytest.approx(tokens(draws, allowed[here][0]), abs=0.501)
+    check_difference(said[6:], gaps[here], multipletests(p_values, method="holm")[1][here])
+    rows = of_both(*(found[column, key] for key in ("direct", "resampling", "ppo")))
+    direct, again, agent = (100 * (outcomes_by_seed(row, budget) == 1).mean() for row in rows)
     ends = re.search(r"it is ([+-][\d.]+) points; drawing again alone makes ([+-][\d.]+)(?:, (\d+) % of|\.)", line)
     assert ends and float(ends[1]) == pytest.approx(agent - direct, abs=0.0501)
     assert float(ends[2]) == pytest.approx(again - direct, abs=0.0501) and (ends[3] is None) == (agent <= direct)
     assert ends[3] is None or float(ends[3]) == pytest.approx(100 * (again - direct) / (agent - direct), abs=0.501)
 
 
-def test_the_verdicts_name_the_best_control_and_the_difference(outcomes: dict[tuple[str, str], np.ndarray]) -> None:
+def test_the_verdicts_name_the_best_control_and_the_difference() -> None:
     *_, paragraph = block("results").strip().splitlines()
     lines = re.findall(r"In (?:completion|chat) form .*?\.(?= In |$)", paragraph)
     assert " ".join(lines) == paragraph and len(lines) == 2
     for form, line in zip(("completion", "chat"), lines, strict=True):
         assert line.startswith(f"In {form} form ")
-        check_verdict(line, outcomes, form)
+        check_verdict(line, masks("laptop"), 3, form)
 
 
 def test_the_agent_on_mbpp_is_counted_again(on_mbpp: dict[tuple[str, str], np.ndarray]) -> None:
@@ -434,20 +455,24 @@ def test_the_agent_on_mbpp_is_counted_again(on_mbpp: dict[tuple[str, str], np.nd
                 assert lines == ([] if title == "mbpp" else [f"- {column}: the agent is not run yet."])
                 continue
             (line,) = lines
-            check_verdict(line, on_mbpp, column)
-            check_rest(line, "mbpp_coder", 10, column)
+            check_verdict(line, masks("mbpp_coder"), 10, column)
+            check_rest(line, masks("mbpp_coder"), 10, column)
 
 
-def test_what_is_said_of_an_agent_is_counted_again(
-    outcomes: dict[tuple[str, str], np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same sentences on other runs: those of the laptop, which have an agent in two columns."""
-    columns = update_docs.runs.columns(update_docs.runs.collect(str(RESULTS / "laptop"))[0])[0]
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (1,)])
+def test_what_is_said_of_an_agent_is_counted_again(seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same sentences on other runs: those of the laptop, which have an agent in two columns; controls of fewer seeds."""
+    read = update_docs.runs.collect(str(RESULTS / "laptop"))[0]
+    columns = update_docs.runs.columns([r for r in read if r.strategy == "ppo" or r.identity["seed"] in seeds])[0]
     monkeypatch.setattr(update_docs, "columns_on_mbpp", lambda: columns)
+    found = {
+        (form, key): {s: rows for s, rows in groups.items() if key.startswith("ppo") or s in seeds}
+        for (form, key), groups in masks("laptop").items()
+    }
     for column in columns:
         form = column.reference.settings["prompt_form"]
-        check_verdict(update_docs.gain(column), outcomes, form)
-        check_rest(update_docs.gain(column), "laptop", 3, form)
+        check_verdict(update_docs.gain(column), found, 3, form)
+        check_rest(update_docs.gain(column), found, 3, form)
 
 
 def test_the_published_scores_are_counted_again_and_lie_inside_our_intervals() -> None:
@@ -715,7 +740,7 @@ def test_the_bank_s_rates_are_counted_again_and_direct_generation_is_where_it_sa
     assert max(bank[0], test[0]) <= min(bank[1], test[1]), "two independent counts of one rate"
 
 
-def test_what_ppo_learns_by_its_settings_is_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ppo_learns_by_its_settings_is_counted_again() -> None:
     record = json.loads((RESULTS / "learning" / "planted.json").read_text())
     header, rows = table(block("learning"))
     found = {(row["settings"], row["task"]): row for row in record["rows"]}
@@ -726,11 +751,8 @@ def test_what_ppo_learns_by_its_settings_is_counted_again(monkeypatch: pytest.Mo
             assert float(cell) == pytest.approx(np.mean(found[name, kind]["gains"]), abs=0.0501)
         assert float(at_once) == pytest.approx(np.mean([found[name, kind]["at_once"] for kind in kinds]), abs=0.501)
     profile = load_profile("coder")
-    names = ("episodes_per_update", "updates_ahead", "clip_epsilon", "update_epochs")
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import learning
-
-    taken = tuple(profile[name] for name in names)
+    options = {**vars(Parameters()), **profile}
+    taken = tuple(options[name] for name in learning.SETTINGS)
     sums = {name: sum(np.array(found[name, kind]["gains"]) for kind in kinds) for name, *_ in rows}
     ours = next(sums[name] for name in sums if learning.VARIANTS[name] == taken)
     best = max(sums.values(), key=np.mean)  # what the profile takes is no worse than it by what chance allows

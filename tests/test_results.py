@@ -179,7 +179,7 @@ def test_a_small_case_by_hand(four):
     assert tables.cost_table([column]).rows[1][1:] == ["3", "2.00", "0.00", "200", "300 generations"]
     # One of three tried again is solved, then none of one.
     assert tables.retry_table([column]).rows[1][1:] == ["25.0", "+25.0 (33)", "+0.0 (0)"]
-    assert tables.seed_table([column]).rows[1][1:] == ["**50.0**", "**50.0**", "0.0"]
+    assert tables.seed_table([column]).rows[1][1:] == ["**50.0**", "**50.0**", "-"]  # one seed
     difficulty = tables.difficulty_table([column])
     assert [row[1:] for row in difficulty.rows[:2]] == [["n = 2", "n = 0", "n = 2"], ["**0.0**", "-", "**100.0**"]]
     (said,) = findings.edits_say(column)  # no single edits, three attempts after a failure by action 2, one by 0
@@ -417,13 +417,79 @@ def test_an_ablation_is_paired_with_the_whole_method(tmp_path):
 
 def test_the_power_of_a_comparison_is_that_of_its_variances(everything):
     (column,), _ = read(everything)
+    column.entries = {name: entry for name, entry in column.entries.items() if len(entry.seeds) > 1}
     found = tables.comparisons([column], **DRAWS)
     (row,) = tables.power_table([column], found).rows
-    best = max(results.EQUAL_BUDGET, key=lambda n: column.entries[n].solved().mean() if n in column.entries else -1)
+    means = {n: (e.solved().mean(), -e.tokens()) for n, e in column.entries.items() if n in results.EQUAL_BUDGET}
+    best = max(means, key=means.__getitem__)  # of two that are level the cheaper
     c = next(c for c in found if c.strategy == best)
     assert row[:3] == [results.TITLES[best], column.title, c.points]
     sees = [100 * statistics.detectable(c.spread, len(c.seeds), 20, 0.05 / m) for m in (1, len(found))]
     assert row[3] == "{:.1f} / {:.1f}".format(*sees) and float(row[-1].split()[0]) < sees[0]
+
+
+def test_one_seed_does_not_say_what_more_seeds_bring(tmp_path):
+    for name in ("ppo", "random"):
+        make_run(tmp_path / name, name)
+    (column,), _ = read(tmp_path)
+    (row,) = tables.power_table([column], tables.comparisons([column], **DRAWS)).rows
+    assert [cell == "-" for cell in row[3:]] == [False, True, False, True]
+
+
+def test_rows_of_other_seeds_are_compared_over_those_that_both_have(tmp_path):
+    """Tokens too: the agent of seed 1 spends as much as three draws, and that of seed 0 as one."""
+    for seed, outcomes in ((0, [[P, P]]), (1, [[W, W], [W, W], [W, W]])):
+        rows = [row for name in ("ppo", "ppo_sampled") for row in rows_of(name, *[outcomes] * 4)]
+        rows = [{**row, "seed": seed} for row in rows]
+        make_run(tmp_path / f"ppo{seed}", "ppo", seed, rows=rows, task_ids=[1, 2, 3, 4], max_steps=3)
+    rows = rows_of("resampling", *[[[W, W], [W, W], [P, P]]] * 4, action=0)
+    make_run(tmp_path / "resampling", "resampling", rows=rows, task_ids=[1, 2, 3, 4], max_steps=3)
+    (column,), _ = read(tmp_path)
+    assert column.entries["ppo"].tokens() == 200 and column.entries["ppo"].of([0]).tokens() == 100
+    found = tables.at_equal_tokens(column, **DRAWS)
+    assert [(c.strategy, c.seeds, budget, c.difference) for c, budget in found] == [
+        ("ppo", [0], 1, 1.0),
+        ("ppo_sampled", [0], 1, 1.0),
+    ]
+    row = tables.equal_token_table([column], **DRAWS).rows[1]
+    assert row[:6] == ["RL Agent (PPO) (seed 0)", "100", "100.0", "1", "100", "0.0"]
+
+
+def test_thirds_of_the_rows_that_solve_a_problem_are_between_hard_and_easy(tmp_path):
+    ids = [1, 2, 3, 4]
+    for i, name in enumerate(("direct", "random", "resampling")):  # problem k is solved by k - 1 of the three rows
+        rows = rows_of(name, *([[P, P] if i < k else [W, W]] for k in range(4)))
+        make_run(tmp_path / name, name, rows=rows, task_ids=ids, max_steps=2)
+    (column,), _ = read(tmp_path)
+    assert tables.difficulty_table([column]).rows[0][1:] == ["n = 1", "n = 2", "n = 1"]
+
+
+def test_an_agent_of_other_settings_leaves_the_other_rows_their_column(tmp_path):
+    for name in ("direct", "random", "resampling"):
+        make_run(tmp_path / name, name)
+    make_run(tmp_path / "ppo", "ppo", memory_size=0, max_steps=3)
+    columns, notes = read(tmp_path)
+    assert sorted(map(sorted, (c.entries for c in columns))) == [
+        ["direct", "ppo", "ppo_sampled"],
+        ["direct", "random", "resampling"],
+    ]
+    assert notes == []
+
+
+def test_a_model_of_another_type_is_no_part_of_the_whole_method(tmp_path):
+    def record(dtype):
+        return {"code": {"name": "smollm2-135m", "revision": "1", "dtype": dtype}}
+
+    for name, changed in (("whole", {}), ("bare", {"memory_size": 0}), ("told", {"show_feedback": False})):
+        settings = {"memory_size": 3, "show_feedback": True, **changed}
+        make_run(tmp_path / name, "ppo", record=record("int8"), **settings)
+    make_run(tmp_path / "exact", "ppo", record=record("float32"), memory_size=3, show_feedback=True)
+    table = tables.ablation_table(read(tmp_path)[0], [], **DRAWS)
+    assert [row[0] for row in table.rows][1:] == [
+        "memory_size 0 against 3",
+        "code dtype 'float32' against 'int8'",
+        "show_feedback False against True",
+    ]
 
 
 def test_equal_outcomes_say_nothing_of_power(everything):
@@ -493,9 +559,13 @@ def test_training_is_kept_compressed_with_the_same_bytes_each_time_and_audited(t
 def test_the_looks_at_validation_problems_are_part_of_what_learning_cost(tmp_path):
     kinds = {"training_cost": 1000, "validation_cost": 300}
     cost = {kind: {"generations": n, "code_tokens": 10 * n, "rewriter_tokens": n} for kind, n in kinds.items()}
-    make_run(tmp_path / "ppo", "ppo", summary=cost)
+    path = make_run(tmp_path / "ppo", "ppo", summary=cost) / "summary.json"
     (column,), _ = read(tmp_path)
     assert column.entries["ppo"].cost() == {"generations": 1300, "tokens": 14300}
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {k: {**summary[k], "rewriter_tokens": 0} for k in kinds}))
+    cost = read(tmp_path)[0][0].entries["ppo"].cost()  # an agent that never asks the rewriter
+    assert cost == {"generations": 1300, "tokens": sum(summary[k]["code_tokens"] for k in kinds)}
 
 
 def test_one_figure_is_kept_of_those_that_are_equal(tmp_path):
@@ -695,10 +765,14 @@ def test_seeds_of_one_row_agree_in_what_they_learn_with(agent):
 def test_strategies_that_learn_do_so_on_equal_terms_or_in_another_column(agent, setting, value):
     make_run(agent / "bandit", "bandit", **{setting: value})
     make_run(agent / "schedule", "schedule", **{setting: value})
-    (column,), notes = read(agent)
-    assert "bandit" not in column.entries and re.search(rf"/bandit is not comparable .*{setting}", notes[0])
+    (column, *more), notes = read(agent)
+    assert "bandit" not in column.entries
     # It chooses on other problems, looks at nothing, and may pay for that what the training pays.
-    assert ("schedule" in column.entries) == (setting != "max_episodes") == (len(notes) == 1)
+    assert ("schedule" in column.entries) == (setting != "max_episodes")
+    if setting == "max_episodes":  # the two agree with each other, so they have a column of theirs
+        assert notes == [] and [list(c.entries) for c in more] == [["schedule", "bandit"]]
+    else:
+        assert not more and re.search(rf"/bandit is not comparable .*{setting}", *notes)
     make_run(agent / "ppo1", "ppo", 0, **{setting: value})
     (one, two), notes = read(agent)
     assert notes == [] and "bandit" in two.entries and "bandit" not in one.entries and one.title != two.title

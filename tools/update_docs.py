@@ -158,30 +158,36 @@ def again(column: runs.Column) -> str:
 
 @cache
 def beside_draws() -> list[tuple[runs.Column, str, runs.Entry, str, str, str]]:
-    """Strategies of several attempts beside resampling: column, name, entry, difference from as many draws, how many draws
-    cost no more tokens, difference from these. Holm's family: all these differences."""
+    """Strategies of several attempts but the agent beside resampling, over the seeds that both have: column, title, entry,
+    difference from as many draws, how many draws cost no more tokens, difference from these. Holm's family: all of these."""
     found = []
     for column in (c for c in columns_on_mbpp() if runs.RESAMPLING in c.entries):
         draws = column.entries[runs.RESAMPLING]
         for as_dear, budget in tables.at_equal_tokens(column, **DRAWS):
-            if (name := as_dear.strategy) not in runs.ONE_ATTEMPT:
+            if (name := as_dear.strategy) not in (*runs.ONE_ATTEMPT, runs.AGENT):
                 entry = column.entries[name]
                 as_often = tables.compare(column, name, entry, draws, **DRAWS, budget=entry.budget)
-                last = " (its last)" * (budget == draws.longest)
-                found.append((column, name, entry, as_often, f"{budget}{last}", as_dear))
+                last = " (its last)" * (budget == draws.of(as_dear.seeds).longest)
+                title = f"{runs.TITLES[name]}{_of_seeds(as_dear.seeds, entry)}"
+                found.append((column, title, entry.of(as_dear.seeds), as_often, f"{budget}{last}", as_dear))
     p = iter(statistics.holm([c.p for *_, as_often, _, as_dear in found for c in (as_often, as_dear)]))
     return [
-        (column, name, entry, _difference(as_often, next(p)), budget, _difference(as_dear, next(p)))
-        for column, name, entry, as_often, budget, as_dear in found
+        (column, title, entry, _difference(as_often, next(p)), budget, _difference(as_dear, next(p)))
+        for column, title, entry, as_often, budget, as_dear in found
     ]
+
+
+def _of_seeds(seeds: list[int], entry: runs.Entry) -> str:
+    """Which seeds a figure is of, if not of all that the row has."""
+    return "" if seeds == entry.seeds else f" (seed {', '.join(map(str, seeds))})"
 
 
 def beside(column: runs.Column) -> str:
     """What edits add to drawing again as often, by strategy, and what they cost; empty if none was run."""
     said = [
-        f"{runs.TITLES[name]} solves {100 * entry.solved().mean():.1f} % for {entry.tokens():.0f} tokens ({as_often})"
-        for one, name, entry, as_often, *_ in beside_draws()
-        if one is column and name != runs.AGENT
+        f"{title} solves {100 * entry.solved().mean():.1f} % for {entry.tokens():.0f} tokens ({as_often})"
+        for one, title, entry, as_often, *_ in beside_draws()
+        if one is column
     ]
     if not said:
         return ""
@@ -205,30 +211,36 @@ def gain(column: runs.Column) -> str:
 def at_equal_tokens(column: runs.Column) -> list[str]:
     """The agent against resampling that spends no more tokens, with Holm's p over all rows that are compared so."""
     found = [(one, *pair) for one in columns_on_mbpp() for pair in tables.at_equal_tokens(one, **DRAWS)]
-    adjusted = statistics.holm([c.p for _, c, _ in found])
-    return [
-        f"At no more tokens than the agent's {column.entries[runs.AGENT].tokens():.0f} a problem resampling draws up to "
-        f"{budget} times and solves {100 * column.entries[runs.RESAMPLING].solved(budget).mean():.1f} %; the agent's difference "
-        f"from that is {_difference(c, p)}."
-        for (one, c, budget), p in zip(found, adjusted, strict=True)
-        if one is column and c.strategy == runs.AGENT
-    ]
+    adjusted, said = statistics.holm([c.p for _, c, _ in found]), []
+    for (one, c, budget), p in zip(found, adjusted, strict=True):
+        if one is column and c.strategy == runs.AGENT:
+            agent, draws = (column.entries[name].of(c.seeds) for name in (runs.AGENT, runs.RESAMPLING))
+            last = ", its last," * (budget == draws.longest)
+            said.append(
+                f"At no more tokens than the agent's {agent.tokens():.0f} a problem{_of_seeds(c.seeds, column.entries[runs.AGENT])} "
+                f"resampling draws up to {budget} times{last} and solves {100 * draws.solved(budget).mean():.1f} % for "
+                f"{draws.tokens(budget):.0f}; the agent's difference from that is {_difference(c, p)}."
+            )
+    return said
 
 
 def of_it_drawing(column: runs.Column) -> list[str]:
     """How much of the way from one direct attempt to the agent resampling goes, with as many generations."""
-    if not {runs.RESAMPLING, "direct"} <= set(column.entries):
+    entries = [column.entries.get(name) for name in ("direct", runs.RESAMPLING, runs.AGENT)]
+    seeds = sorted(set.intersection(*(set(entry.seeds) if entry else set() for entry in entries)))
+    if not seeds:
         return []
-    direct, draws, agent = (100 * column.entries[n].solved().mean() for n in ("direct", runs.RESAMPLING, runs.AGENT))
+    direct, draws, agent = (100 * entry.of(seeds).solved().mean() for entry in entries if entry)
     way = f", {100 * (draws - direct) / (agent - direct):.0f} % of that way" if agent > direct else ""
     return [
-        f"From direct generation to the agent it is {agent - direct:+.1f} points; drawing again alone makes {draws - direct:+.1f}{way}."
+        f"From direct generation to the agent{_of_seeds(seeds, column.entries[runs.AGENT])} it is {agent - direct:+.1f} points; "
+        f"drawing again alone makes {draws - direct:+.1f}{way}."
     ]
 
 
-def _interval(c: tables.Comparison) -> str:
+def _interval(c: tables.Comparison, unit: str = "") -> str:
     low, high = (100 * bound for bound in c.interval)
-    return f"{100 * c.difference:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}"
+    return f"{100 * c.difference:+.1f}{unit}, 95 % interval {low:+.1f} to {high:+.1f}"
 
 
 def _p(value: float) -> str:
@@ -305,14 +317,17 @@ def edits() -> str:
             if not (entry := column.entries.get(name)):
                 lines.append(f"| {name} | {_protocol(column)} | not run | | | |")
                 continue
-            solved, direct = entry.solved(), column.entries["direct"].solved()
-            against = "" if name == "direct" else _points(solved, direct)
+            direct = column.entries.get("direct")
+            c = tables.compare(column, name, entry, direct, **DRAWS) if direct and name != "direct" else None
+            against = f"{_interval(c, ' points')}{_of_seeds(c.seeds, entry)}" if c else ""
             drawn = ""
             if draws := affordable.get(name):
-                share = 100 * column.entries[runs.RESAMPLING].solved(draws).mean()
+                resampling = column.entries[runs.RESAMPLING]
+                both = [seed for seed in entry.seeds if seed in resampling.seeds]
+                share = 100 * resampling.of(both).solved(draws).mean()
                 drawn = f"{share:.1f} ({draws} draw{'s' * (draws > 1)})"
             lines.append(
-                f"| {name} | {_protocol(column)} | {100 * solved.mean():.1f} | {against} | {entry.tokens():.0f} | {drawn} |"
+                f"| {name} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {against} | {entry.tokens():.0f} | {drawn} |"
             )
     return "\n".join(lines)
 
@@ -324,9 +339,9 @@ def loops() -> str:
         "| against these |",
         "|" + "---|" * 7,
     ]
-    for column, name, entry, as_often, budget, as_dear in beside_draws():
+    for column, title, entry, as_often, budget, as_dear in beside_draws():
         lines.append(
-            f"| {runs.TITLES[name]} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {entry.tokens():.0f} "
+            f"| {title} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {entry.tokens():.0f} "
             f"| {as_often} | {budget} | {as_dear} |"
         )
     return "\n".join(lines)
@@ -411,17 +426,24 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     ``found``: the agent against every row of all columns, with Holm's p. ``where``: how the sentence begins.
     """
     best = column.best_control()
-    c, p = next(pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best))
+    pairs = [pair for pair in found if (pair[0].column, pair[0].strategy) == (column.title, best)]
+    if not best or not pairs:
+        return f"{where} the agent is run, and no control of equal budget with a seed of its."
+    c, p = pairs[0]
     gap, low, high = 100 * c.difference, *c.interval
     place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
-    clear = p <= 0.05 and not low <= 0 <= high
+    # With several seeds the sign test may point the other way: many problems gain little and a few lose much.
+    clear = p <= 0.05 and not low <= 0 <= high and (c.wins - c.losses) * c.difference > 0
     claim = "**no gain over the controls is shown**" if gap <= 0 or not clear else "it is above by more than chance"
     if gap < 0 and clear:
         claim += ", and it is below by more than chance"
-    if c.seeds != column.entries[runs.AGENT].seeds:
+    seeds, one = column.entries[runs.AGENT].seeds, ""
+    if c.seeds != seeds:
         where += f" and over the seeds that both have ({', '.join(map(str, c.seeds))})"
+    elif len(seeds) == 1:
+        one = f" (one training, seed {seeds[0]})"
     return (
-        f"{where} the agent is {place} the best control of equal budget, {runs.TITLES[best]} "
+        f"{where} the agent{one} is {place} the best control of equal budget, {runs.TITLES[best]} "
         f"(difference {_difference(c, p)}): {claim}."
     )
 

@@ -39,17 +39,15 @@ def budget_curves(column: Column, seed: int, resamples: int) -> Curves:
 
 
 def budget_says(column: Column) -> str:
-    """The best row, the agent and its best control at the full budget, with what they cost."""
-    best = max(column.entries, key=lambda name: column.entries[name].solved().mean())
+    """The best row, of several the cheapest, the agent and its best control at the full budget, with what they cost."""
+    best = max(column.entries, key=lambda n: (column.entries[n].solved().mean(), -column.entries[n].tokens()))
     names = dict.fromkeys([best, AGENT, column.best_control()])
     said = [
         f"{TITLES[name]} solves {_share(entry.solved().mean())} for {entry.tokens():.0f} tokens a problem"
         for name in names
         if name and (entry := column.entries.get(name))
     ]
-    return (
-        f"With all generations allowed, {said[0]}, the most of all rows{''.join(f'; {words}' for words in said[1:])}."
-    )
+    return f"With all generations allowed, {said[0]}, no row more{''.join(f'; {words}' for words in said[1:])}."
 
 
 # Learning

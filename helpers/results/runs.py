@@ -12,7 +12,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,12 @@ class Entry:
     def seeds(self) -> list[int]:
         return sorted(self.runs)
 
+    def of(self, seeds: Sequence[int]) -> Entry:
+        """The row over these of its seeds alone."""
+        return replace(
+            self, runs={seed: self.runs[seed] for seed in seeds}, attempts={seed: self.attempts[seed] for seed in seeds}
+        )
+
     @property
     def own_settings(self) -> dict[str, Any]:
         return self.runs[self.seeds[0]].identity.get("own_settings") or {}
@@ -310,7 +316,7 @@ class Entry:
         costs = []
         for run in self.runs.values():
             parts = [run.summary.get(f"{what}_cost") or {} for what in ("training", "validation", "selection")]
-            spent = dict(sum(map(Counter, parts), Counter()))
+            spent = {name: sum(part.get(name, 0) for part in parts) for part in parts for name in part}
             if not spent and run.strategy == AGENT:  # a run from before summaries had it
                 spent = {"generations": sum(row["steps"] for row in run.metrics())}
             if {"code_tokens", "rewriter_tokens"} <= spent.keys():
@@ -338,13 +344,14 @@ class Column:
     def best_control(self) -> str | None:
         """The control of equal budget with the highest Pass@1 over the seeds that the agent has too, if there is one.
 
-        Choosing it on the problems that it is then compared on favours it.
+        Of several it is the one of the fewest tokens. Choosing it on the problems that it is then compared on favours it.
         """
         agent, means = self.entries.get(AGENT), {}
         for name in (name for name in EQUAL_BUDGET if name in self.entries):
             entry = self.entries[name]
-            if lines := [i for i, seed in enumerate(entry.seeds) if not agent or seed in agent.seeds]:
-                means[name] = entry.solved()[lines].mean()
+            if seeds := [seed for seed in entry.seeds if not agent or seed in agent.seeds]:
+                shared = entry.of(seeds)
+                means[name] = shared.solved().mean(), -shared.tokens()
         return max(means, key=means.__getitem__, default=None)
 
     @property
@@ -390,17 +397,21 @@ def columns(runs: Sequence[RunDir]) -> tuple[list[Column], list[str]]:
     """The columns that the agent's runs open, leak-free ones first, and a sentence on each run that is in none.
 
     A run that only repeats another has no sentence, but stands among the column's ``repeats``; a bank has none either.
-    A protocol in which no agent was run has a column too if several strategies were, of the largest set that may be
-    compared: of one strategy alone, if it is all there is.
+    A protocol in which no agent was run, or none that its other runs may be compared with, has a column of these too if
+    they are of several strategies, of the largest set that may be compared: of one alone, if it is all there is.
     """
     runs = [run for run in runs if run.strategy != BANK]
     openers = [run for run in runs if run.strategy == AGENT]
-    others = [run for run in runs if _protocol(run) not in {_protocol(opener) for opener in openers}]
-    sets = {id(opener): [run for run in runs if not differences(run, opener)] for opener in others}
+    free = [run for run in runs if all(differences(run, opener) for opener in openers)]  # an agent fits itself
+    single = {AGENT, *ONE_ATTEMPT}  # the latter fit agents of other budgets too
+    served = {_protocol(run) for run in runs if run not in free and run.strategy not in single}
+    others = [run for run in free if _protocol(run) not in served]
+    sets = {id(opener): [run for run in free if not differences(run, opener)] for opener in others}
     for opener in sorted(others, key=lambda opener: -len(sets[id(opener)])):
         several = len({run.strategy for run in sets[id(opener)]}) > 1
-        if not openers or (several and _protocol(opener) not in {_protocol(run) for run in openers}):
+        if not openers or (several and _protocol(opener) not in served):
             openers.append(opener)
+            served.add(_protocol(opener))
     result: list[Column] = []
     for run in openers:
         if all(differences(run, column.reference) for column in result):

@@ -213,7 +213,7 @@ def export(folder: str | Path, table: Table, rows: Sequence[Mapping[str, Any]]) 
 
 
 def seed_table(columns: Sequence[Column]) -> Table:
-    """Pass@1 of each seed, the mean, and how far the seeds are apart, in points."""
+    """Pass@1 of each seed, the mean, and, of several, how far they are apart, in points."""
     seeds = sorted({seed for column in columns for entry in column.entries.values() for seed in entry.seeds})
     header = ["Strategy, Pass@1 in per cent", *(f"seed {seed}" for seed in seeds), "mean", "largest less smallest"]
     rows: list[list[str]] = []
@@ -222,8 +222,8 @@ def seed_table(columns: Sequence[Column]) -> Table:
         for name, entry in column.entries.items():
             each = dict(zip(entry.seeds, 100 * entry.solved().mean(1), strict=True))
             shown = [f"{each[seed]:.1f}" if seed in each else EMPTY for seed in seeds]
-            apart = max(each.values()) - min(each.values())
-            block.append([runs.TITLES[name], *shown, f"{sum(each.values()) / len(each):.1f}", f"{apart:.1f}"])
+            apart = f"{max(each.values()) - min(each.values()):.1f}" if len(each) > 1 else EMPTY
+            block.append([runs.TITLES[name], *shown, f"{sum(each.values()) / len(each):.1f}", apart])
         mark_best(block, range(1, len(header) - 1))
         rows += [[column.title, *[""] * (len(header) - 1)], *block]
     return Table(header, rows)
@@ -320,7 +320,7 @@ def _asked(entry: Entry) -> set[object]:
     return {(seed, row["task_id"], row["attempt"], row["asked"], sampling) for seed, row in rows}
 
 
-DIFFICULTY = {"hard": (0, 1 / 3), "middle": (1 / 3, 2 / 3), "easy": (2 / 3, 1.01)}  # share of the rows that solve it
+DIFFICULTY = ("hard", "middle", "easy")  # fewer than a third of the rows solve it, more than two thirds, the rest
 
 
 def difficulty_table(columns: Sequence[Column]) -> Table:
@@ -328,7 +328,8 @@ def difficulty_table(columns: Sequence[Column]) -> Table:
     rows: list[list[str]] = []
     for column in columns:
         share = sum(entry.solved().mean(0) for entry in column.entries.values()) / len(column.entries)
-        bins = [(low <= share) & (share < high) for low, high in DIFFICULTY.values()]
+        thirds = (3 * share).round(9)  # a third that was added up may be a little more or less
+        bins = [thirds < 1, (thirds >= 1) & (thirds <= 2), thirds > 2]
         block = []
         for name, entry in column.entries.items():
             solved = entry.solved().mean(0)
@@ -382,9 +383,7 @@ def compare(
     seeds = [s for s in first.seeds if s in second.seeds]
     if not seeds:
         return None
-    a, b = (
-        entry.solved(last)[[entry.seeds.index(s) for s in seeds]] for entry, last in ((first, None), (second, budget))
-    )
+    a, b = first.of(seeds).solved(), second.of(seeds).solved(budget)
     wins, losses = statistics.wins_and_losses(a, b)
     difference, low, high = statistics.paired_bootstrap(a, b, seed, resamples)
     p, spread = statistics.mcnemar_exact(wins, losses), statistics.variances(a - b)
@@ -444,8 +443,9 @@ def ablation_table(columns: Sequence[Column], shown: Sequence[Column], seed: int
 
 
 def _changed(column: Column, other: Column) -> list[str]:
-    """The parameters in which their agents differ; a model's revision and type go with its name."""
-    return [name for name in runs.differences(column.reference, other.reference) if " " not in name]
+    """The parameters in which their agents differ; the revision and type of another model go with its name."""
+    found = runs.differences(column.reference, other.reference)
+    return [name for name in found if f"{name.split()[0]}_model" not in found]
 
 
 def _ablated(entry: Entry, seed: int, resamples: int) -> list[str]:
@@ -470,7 +470,9 @@ def power_table(columns: Sequence[Column], found: Sequence[Comparison], seeds: i
         for c in found:
             if (c.column, c.strategy) == (column.title, column.best_control()):
                 sizes = [(len(c.seeds), c.n), (seeds, c.n), (len(c.seeds), n), (seeds, n)]
-                sees = [_detectable(c, *size, len(found)) for size in sizes]
+                # One seed shows no variance between seeds, so it does not say what more of them bring.
+                known = [size[0] == len(c.seeds) or len(c.seeds) > 1 for size in sizes]
+                sees = [_detectable(c, *size, len(found)) if k else EMPTY for size, k in zip(sizes, known, strict=True)]
                 rows.append([runs.TITLES[c.strategy], c.column, c.points, *sees])
     return Table([*header, f"{n} problems", "both"], rows)
 
@@ -511,17 +513,19 @@ def verdicts(columns: Sequence[Column], found: Sequence[Comparison]) -> list[str
 def at_equal_tokens(column: Column, seed: int, resamples: int) -> list[tuple[Comparison, int]]:
     """Every other row against resampling with the most generations that cost no more tokens; and how many these are.
 
-    A row that costs less than one generation of resampling is compared with one. Direct generation is that one.
+    A row that costs less than one generation of resampling is compared with one. Direct generation is that one. Tokens
+    are, as what is solved, those of the seeds that both have.
     """
     found, draws = [], column.entries.get(RESAMPLING)
-    if draws:
-        tokens = [draws.tokens(budget) for budget in range(1, draws.longest + 1)]
-        for name, entry in column.entries.items():
-            budget = max(1, sum(spent <= entry.tokens() for spent in tokens))
-            if name not in ("direct", RESAMPLING) and (
-                c := compare(column, name, entry, draws, seed, resamples, budget)
-            ):
-                found.append((c, budget))
+    if not draws:
+        return []
+    for name, entry in column.entries.items():
+        if name in ("direct", RESAMPLING) or not (seeds := [s for s in entry.seeds if s in draws.seeds]):
+            continue
+        most, drawn = entry.of(seeds).tokens(), draws.of(seeds)
+        budget = max(1, sum(drawn.tokens(count) <= most for count in range(1, drawn.longest + 1)))
+        if c := compare(column, name, entry, draws, seed, resamples, budget):
+            found.append((c, budget))
     return found
 
 
@@ -536,16 +540,17 @@ def equal_token_table(columns: Sequence[Column], seed: int, resamples: int) -> T
             continue
         rows.append([column.title, *[""] * 10])
         adjusted, family = family[: len(block)], family[len(block) :]
-        draws = column.entries[RESAMPLING]
         for (c, budget), p in zip(block, adjusted, strict=True):
-            entry = column.entries[c.strategy]
+            whole = column.entries[c.strategy]
+            entry, draws = whole.of(c.seeds), column.entries[RESAMPLING].of(c.seeds)
             cells = [f"{entry.tokens():.0f}", f"{100 * entry.solved().mean():.1f}"]
             cells += [f"{budget}{' (its last)' * (budget == draws.longest)}", f"{draws.tokens(budget):.0f}"]
             cells += [f"{100 * draws.solved(budget).mean():.1f}", str(c.wins), str(c.losses), c.points, _p(c.p), _p(p)]
-            rows.append([runs.TITLES[c.strategy], *cells])
+            some = "" if c.seeds == whole.seeds else f" (seed {', '.join(map(str, c.seeds))})"
+            rows.append([f"{runs.TITLES[c.strategy]}{some}", *cells])
         judged = _judged([c for c, _ in block], adjusted, ("better:", "worse:", "undecided:"))
         notes.append(f"{column.title}: against resampling at no more tokens, by Holm's p at {LEVEL}, {judged}.")
-        notes += _out_of_reach(column, draws)
+        notes += _out_of_reach(column, column.entries[RESAMPLING])
     return Table([*header, "better", "worse", "difference, points", "p", "Holm p"], rows, notes)
 
 
