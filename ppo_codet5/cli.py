@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set one parameter")
     sub.add_argument("--notebooks", nargs="+", metavar="NN", help="run these notebooks only, by number: 01 03")
     sub.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="repeat with each of these seeds")
-    text = "tasks run at the same time, one per GPU"
+    text = "tasks run at the same time, spread over the GPUs there are"
     sub.add_argument("--jobs", type=_count_from_1, default=1, metavar="N", help=text)
     text = "only fill the run directories, without the notebooks' other cells; the same command without it reads them"
     sub.add_argument("--fill", action="store_true", help=text)
@@ -146,7 +146,7 @@ def _settings(config: Config, pairs: list[str]) -> Config:
 def _profile(name: str) -> Config:
     from ppo_codet5.config import Config
 
-    notebooks.say_copies(name)
+    notebooks.say_copies(name, [notebook for notebook in notebooks.chosen(name, None) if notebook in notebooks.FORMS])
     return Config.from_profile(name)
 
 

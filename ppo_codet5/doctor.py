@@ -31,10 +31,10 @@ def examine(profile: str, as_json: bool = False) -> int:
     """Print one line for each thing, or all as JSON; 0 if the profile can run here, else 1."""
     defaults = notebooks.cell_of(notebooks.resource(notebooks.NOTEBOOKS[0]))
     values = {**defaults, **profile_parameters(profile)}
-    memory, gpu, disk = NEEDS.get(Path(profile).stem, (0, 0, 0))
+    memory, gpu, disk = NEEDS.get(Path(profile).stem, (None, None, None))
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
-        "device": lambda: _device(str(values["device"]), gpu),
+        "device": lambda: _device(str(values["device"]), str(values["dtype"]), gpu),
         "memory": lambda: _memory(memory),
         "disk": lambda: _disk(disk),
         "models": lambda: _models(values),
@@ -91,7 +91,7 @@ def _python() -> Iterator[Finding]:
             yield False, f"{requirement.name} {version}, wanted {requirement.specifier}", f"pip install '{requirement}'"
 
 
-def _device(wanted: str, gigabytes: int) -> Iterator[Finding]:
+def _device(wanted: str, dtype: str, gigabytes: int | None) -> Iterator[Finding]:
     import torch
 
     from ppo_codet5.helpers.models import has_bfloat16
@@ -102,26 +102,37 @@ def _device(wanted: str, gigabytes: int) -> Iterator[Finding]:
         remedy = "install a CUDA build of torch on a machine with an NVIDIA GPU, or use the laptop profile"
         yield works, f"torch {torch.__version__}, CPU ({types}), {torch.get_num_threads()} threads, no GPU", remedy
         return
+    if dtype.startswith("int") and wanted != "cpu":
+        yield False, f"dtype {dtype} is for the CPU, and there is a GPU", "give dtype=auto, or device=cpu"
     for index in range(torch.cuda.device_count()):
         free, total = (amount / 1e9 for amount in torch.cuda.mem_get_info(index))
         found = f"torch {torch.__version__}, {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GB free"
-        yield free >= gigabytes, f"{found}, {gigabytes} GB needed", "end other programs on it, or lower batch_size"
+        yield *_enough(free, gigabytes, f"{found}, {{}} GB needed"), "end other programs on it, or lower batch_size"
 
 
-def _memory(gigabytes: int) -> Iterator[Finding]:
+def _enough(there: float, gigabytes: int | None, words: str) -> tuple[bool | None, str]:
+    """Whether that many are there; None for a profile of which nobody has said what it needs."""
+    return (
+        (None, words.format("not known how many"))
+        if gigabytes is None
+        else (there >= gigabytes, words.format(gigabytes))
+    )
+
+
+def _memory(gigabytes: int | None) -> Iterator[Finding]:
     total = memory() / 1e9
-    yield total >= gigabytes, f"{total:.0f} GB, {gigabytes} needed", "use a smaller profile, or lower batch_size"
+    yield *_enough(total, gigabytes, f"{total:.0f} GB, {{}} needed"), "use a smaller profile, or lower batch_size"
 
 
-def _disk(gigabytes: int) -> Iterator[Finding]:
+def _disk(gigabytes: int | None) -> Iterator[Finding]:
     from ppo_codet5.helpers import assets
 
     root = assets.cache_root()
     there = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
     remedy = "set PPO_CODET5_CACHE to a writable folder with room"
-    works = os.access(there, os.W_OK) and free >= gigabytes
-    yield works, f"cache {root}: {free:.0f} GB free, {gigabytes} needed when it is empty", remedy
+    works, found = _enough(free, gigabytes, f"cache {root}: {free:.0f} GB free, {{}} needed when it is empty")
+    yield works if os.access(there, os.W_OK) else False, found, remedy
 
 
 def _models(values: dict) -> Iterator[Finding]:

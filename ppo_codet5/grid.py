@@ -98,6 +98,14 @@ def strategies_of(values: dict[str, Any]) -> list[str]:
     return [*STRATEGIES, *["stopping"] * stopping] if names == "all" else [name.strip() for name in names.split(",")]
 
 
+def check_strategies(values: dict[str, Any]) -> None:
+    """Raise RunError for a strategy that the package's notebook 03 does not have."""
+    known = strategies_of({**values, "strategies": "all"})
+    if unknown := [name for name in strategies_of(values) if name not in known]:
+        hint = settings.did_you_mean(unknown[0], {name: name for name in known})
+        raise RunError(f"parameter strategies: there is no {unknown[0]!r}{hint}; known: {', '.join(known)}")
+
+
 def problem_sources(values: Mapping[str, Any]) -> list[tuple[str, str, int | None]]:
     """Source, split and limit of the problems that a notebook with these parameters trains on, tunes on and scores."""
     own, scored = values["train_problems"] or values["problems"], values["eval_split"]
@@ -180,15 +188,21 @@ def check_programs(preamble: str, sets: Mapping[tuple[str, str, int | None], Seq
 
 
 def check_device(tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Raise RunError if a model is to run in this process on a GPU, and there is none that PyTorch can use."""
+    """Raise RunError if a model is to run in this process on a GPU and there is none that PyTorch can use, or in a type
+    that a GPU does not have."""
     here = [
         v for v in tasks for role in ("code_model", "rewriter_model") if not v[role].startswith(("openai:", "ray:"))
     ]
-    if all(values["device"] != "cuda" for values in here):
+    whole = next((v["dtype"] for v in here if v["dtype"].startswith("int") and v["device"] != "cpu"), "")
+    if all(values["device"] != "cuda" for values in here) and not whole:
         return
     import torch
 
-    if not torch.cuda.is_available():
+    if whole and torch.cuda.is_available():
+        raise RunError(
+            f"parameter dtype = {whole!r} is for the CPU, and there is a GPU: give dtype=auto (-p or --set), or device=cpu"
+        )
+    if not torch.cuda.is_available() and any(values["device"] == "cuda" for values in here):
         raise RunError(
             f"parameter device = 'cuda': torch {torch.__version__} finds no GPU here; give 'auto' or 'cpu', or install a "
             "CUDA build of torch on a machine with an NVIDIA GPU (ppo-codet5 doctor says what there is)"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ppo_codet5.config import as_parameters, parameter_names, profile_parameters
-from ppo_codet5.grid import TABLE, Task, check_device, check_folders, check_inputs, plan
+from ppo_codet5.grid import TABLE, Task, check_device, check_folders, check_inputs, check_strategies, plan
 from ppo_codet5.helpers.runs import RunError, check_writable, read_rows, user_path, write_atomically
 from ppo_codet5.helpers.settings import model_label
 from ppo_codet5.notebooks import chosen, overrides, parameters_of, resource, say_copies, shipped
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
             f"{pools[0]} with --jobs or --ray: each task would ask for replicas of its own beside its GPU; use "
             "the model itself, as the tasks run side by side already"
         )
+    for parameters in full if args.fill else []:  # a notebook checks its own
+        check_strategies(parameters)
     ours = [parameters for parameters in full if "problems" in parameters]
     changed = given.keys() - {"problems"}  # the same problems from another place
     whole = args.profile if not args.notebooks and not changed and args.cell is None else ""
@@ -71,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.keep)
     if not args.json:
         say_copies(args.profile, list(dict.fromkeys(task.notebook for task in tasks)))
+        if idle := [name for name in given if name != "run_dir" and all(name not in t.parameters for t in tasks)]:
+            print(f"note      these notebooks have no {', '.join(idle)}: it changes nothing")
     if args.dry_run:
         return show_plan(tasks, ours, args.json, whole)
     if not args.json:

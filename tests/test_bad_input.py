@@ -154,6 +154,10 @@ def empty(tmp_path: Path) -> Path:
         (["-p", "problems=gone.jsonl"], r"cannot read the problem file gone\.jsonl"),
         (["-p", "code_model=smollm"], r"No model 'smollm': give an alias \(smollm2-135m, .*\), an existing folder"),
         (["-p", "rewriter_model=./models/llama"], r"No model './models/llama'"),
+        (
+            ["--fill", "--notebooks", "03", "-p", "strategies=bank,reflexon"],
+            r"no 'reflexon' \(did you mean reflexion\?\); known: ",
+        ),
         (["--fill", "--notebooks", "04"], r"notebooks 01 to 03, and 04_results\.ipynb has none; leave out --fill"),
     ],
 )

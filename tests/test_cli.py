@@ -583,7 +583,48 @@ def test_doctor_says_what_works_and_what_to_do(
     assert re.search(r"^--  assets   .*qwen2\.5-coder-0\.5b, qwen2\.5-coder-1\.5b, .*\n +> .*about 1\.8 GB", out, re.M)
     (tmp_path / "humaneval.yaml").write_text("problems: humaneval\n")
     assert cli.main(["doctor", "--profile", str(tmp_path / "humaneval.yaml")]) == 0
-    assert re.search(r"^--  assets   not in the cache yet: .*humaneval, .*$", capsys.readouterr().out, re.M)
+    out = capsys.readouterr().out
+    assert re.search(r"^--  assets   not in the cache yet: .*humaneval, .*$", out, re.M)
+    assert re.search(r"^--  memory   \d+ GB, not known how many needed$", out, re.M)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cli.main(["doctor", "--profile", "coder"]) == 1
+    assert re.search(
+        r"^NO  device   dtype int8 is for the CPU, .*\n +> give dtype=auto, or device=cpu",
+        capsys.readouterr().out,
+        re.M,
+    )
+
+
+def test_int8_is_refused_on_a_gpu_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from ppo_codet5.helpers.runs import RunError
+
+    from ppo_codet5 import grid
+
+    values = {
+        "code_model": "qwen2.5-coder-0.5b",
+        "rewriter_model": "openai:small@http://x",
+        "device": "auto",
+        "dtype": "int8",
+    }
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for refused in (values, values | {"dtype": "int7", "device": "cuda"}):
+        with pytest.raises(RunError, match=r"int[78]' is for the CPU, and there is a GPU: give dtype=auto"):
+            grid.check_device([refused])
+    grid.check_device([values | {"device": "cpu"}])
+    grid.check_device([values | {"code_model": "openai:large@http://x"}])  # it runs elsewhere
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    grid.check_device([values])
+
+
+def test_a_parameter_that_no_chosen_notebook_has_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["reproduce", "--plan", "--notebooks", "03", "-p", "learning_rate=0.5", "-p", "seed=3", "-p", "run_dir=here"]
+    assert cli.main(line) == 0
+    assert "note      these notebooks have no learning_rate: it changes nothing\n" in capsys.readouterr().out
 
 
 def test_doctor_does_not_say_that_all_works_where_nothing_is_there_and_no_index_answers(

@@ -114,8 +114,10 @@ def mbpp() -> str:
     found = tables.scores(columns, [], **DRAWS)
     s = {
         key: same(key, (column.reference.settings[key] for column in columns))
-        for key in ("code_model", "rewriter_model", "max_steps", "code dtype", "task_ids")
+        for key in ("code_model", "rewriter_model", "max_steps", "task_ids")
     }
+    first, *others = ((_protocol(c), c.reference.settings["code dtype"]) for c in columns)
+    dtypes = first[1] + "".join(f" ({protocol}: {dtype})" for protocol, dtype in others if dtype != first[1])
     header = ["Strategy", *(f"{_protocol(c)}: {what}" for c in columns for what in (*tables.MEASURES, "seeds"))]
     rows, missing = [], []
     for name in columns[0].strategies:
@@ -129,7 +131,7 @@ def mbpp() -> str:
             rows.append([f"{title} †" if name in runs.OWN_SETTINGS else title, *cells])
     tables.mark_best(rows, [index for index in range(1, len(header)) if index % 3])  # not the seeds
     caption = (
-        f"{s['code_model']} writes, {s['rewriter_model']} rewrites, both in {s['code dtype']}; MBPP's test problems, n = "
+        f"{s['code_model']} writes, {s['rewriter_model']} rewrites, both in {dtypes}; MBPP's test problems, n = "
         f"{len(s['task_ids'])} in every cell, at most {s['max_steps']} generations a problem. Per cent with 95 % intervals; "
         "the best of a column is bold."
     )
@@ -356,7 +358,7 @@ def bank() -> str:
         found, visible = run.summary["bank"], run.settings["visible_tests"]
         failures = Counter(row["task_id"] for row in run.before if row["attempt"] == 1 and row["action"] == 0)
         lines += [
-            f"{run.settings['code_model']}, asserts visible: {visible}; {found['problems']} training problems, {found['draws']} draws of "
+            f"{run.settings['code_model']} in {run.settings['code dtype']}, asserts visible: {visible}; {found['problems']} training problems, {found['draws']} draws of "
             f"every action on each, and of every action after each of {found['failures']} failures. Per cent and points.",
             "",
             f"| | {' | '.join(found['actions'])} |",
@@ -413,8 +415,8 @@ def in_bank(found: list[dict[str, float]]) -> list[str]:
         return []
     means = (f"{name} {100 * np.mean([seed[name] for seed in found]):.1f}" for name in found[0])
     return [
-        "An agent trained in the bank alone, on half of its problems and for as many episodes as the real one, then played on "
-        f"the other half; solved on the visible asserts within the budget, per cent, mean of {len(found)} seeds: "
+        "An agent trained in the bank alone, on half of its problems and for as many episodes as the real one, with the PPO settings of "
+        f"notebook 01's first cell, then played on the other half; solved on the visible asserts within the budget, per cent, mean of {len(found)} seeds: "
         f"{'; '.join(means)} (it knows the draws of those problems, so it has their luck too: a bound, not an estimate).",
         "",
     ]
@@ -552,7 +554,7 @@ def cluster() -> str:
         f"Assumed: {about['reached']:.0%} of an A100's bandwidth and matrix rate, {about['start_seconds']:.0f} s to start a "
         f"task and {about['load_bytes'] / 1e9:.0f} GB of weights read a second, 2 dollars an hour.",
         "",
-        f"The whole published table, both code models, 3 seeds: {hours['longest']['tasks']} tasks, the longest "
+        f"The whole published table and controls of equal budget (without the best fixed mixture), both code models, 3 seeds: {hours['longest']['tasks']} tasks, the longest "
         f"({hours['longest']['task']}) {60 * hours['longest']['hours']:.0f} minutes.",
         "",
         "| A100s | hours | GPU hours of work | dollars |",
