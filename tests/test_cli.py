@@ -526,7 +526,9 @@ def test_copies_are_used_in_their_folder_and_that_is_said(
     out = here(*plan)
     assert "your copies are used: profiles/smoke.yaml, 01_ppo_codet5.ipynb, 03_baselines.ipynb\n" in out
     assert '"max_steps": 1' in out and '"max_steps": 2' not in out
-    assert "your copies are used: profiles/smoke.yaml\n" in here("config", "--output", "c.json", "--profile", "smoke")
+    assert "your copies are used: profiles/smoke.yaml, 01_ppo_codet5.ipynb, 02_PPO_LlaMa.ipynb\n" in here(
+        "config", "--output", "c.json", "--profile", "smoke"
+    )
     training = Config.load("c.json").training
     assert (training.max_steps_per_episode, training.hidden_size) == (1, 8)
     ran = []
