@@ -71,12 +71,14 @@ class PlantedWorld(PromptWorld):
             place, later = self.places[episode.problem.task_id], int(bool(episode.attempts))
             now = self.rng.random() < self.chances[later, place, self.names.index(name)]
             rewards.append(reward(self.config, episode.best, float(now)))
-            episode.attempts.append(self.row(episode.problem, list(ACTIONS).index(name), now))
+            self.tried(episode, name, now)
         return rewards
 
-    def row(self, problem, action, now):
-        said = {"prompt": clean_task(problem.text), "feedback": problem.tests[0]}
-        return {**said, "action": action, "visible_mask": [bool(now)], "outcomes": ["pass" if now else "wrong_value"]}
+    def tried(self, episode, name, now):
+        """Add an attempt by the action of this name to the episode, solved or not."""
+        said = {"prompt": clean_task(episode.problem.text), "feedback": episode.problem.tests[0]}
+        seen = {"visible_mask": [bool(now)], "outcomes": ["pass" if now else "wrong_value"]}
+        episode.attempts.append({**said, **seen, "action": list(ACTIONS).index(name)})
 
     def solved(self, choose):
         """Exact share of problems that a policy without chance, of observations to actions, solves in the budget."""
@@ -86,7 +88,7 @@ class PlantedWorld(PromptWorld):
             actions = choose(self.observe(episodes))
             fails *= 1 - self.chances[int(number > 0), places, actions]
             for episode, name in zip(episodes, existing(actions, self.names), strict=True):
-                episode.attempts.append(self.row(episode.problem, list(ACTIONS).index(name), False))
+                self.tried(episode, name, False)
         return 1 - fails.mean()
 
     def best_fixed(self):
@@ -134,7 +136,7 @@ def measure(kind, variant, problems, embedder, seeds, episodes=EPISODES):
     changed = dict(zip(SETTINGS, VARIANTS[variant], strict=True)) | {"max_episodes": episodes, "max_steps": 10}
     gains, room, entropy, at_once = [], [], [], []
     for seed in range(seeds):
-        config = Parameters(**changed, seed=seed, num_envs=512, eval_frequency=0)
+        config = Parameters(**changed, seed=seed, num_envs=512)
         world = planted(kind, config, problems, embedder, seed)
         agent, updates = train(world)
         at_once.append(world.attempts / world.steps)

@@ -102,7 +102,7 @@ def _device(wanted: str, dtype: str, gigabytes: int | None) -> Iterator[Finding]
         remedy = "install a CUDA build of torch on a machine with an NVIDIA GPU, or use the laptop profile"
         yield works, f"torch {torch.__version__}, CPU ({types}), {torch.get_num_threads()} threads, no GPU", remedy
         return
-    if dtype.startswith("int") and wanted != "cpu":
+    if grid.wants_cpu(dtype, wanted):
         yield False, f"dtype {dtype} is for the CPU, and there is a GPU", "give dtype=auto, or device=cpu"
     for index in range(torch.cuda.device_count()):
         free, total = (amount / 1e9 for amount in torch.cuda.mem_get_info(index))

@@ -187,13 +187,18 @@ def check_programs(preamble: str, sets: Mapping[tuple[str, str, int | None], Seq
                 )
 
 
+def wants_cpu(dtype: str, device: str) -> bool:
+    """Whether a type is for CPUs only, and a GPU would be taken if there is one."""
+    return dtype.startswith("int") and device != "cpu"
+
+
 def check_device(tasks: Sequence[Mapping[str, Any]]) -> None:
     """Raise RunError if a model is to run in this process on a GPU and there is none that PyTorch can use, or in a type
     that a GPU does not have."""
     here = [
         v for v in tasks for role in ("code_model", "rewriter_model") if not v[role].startswith(("openai:", "ray:"))
     ]
-    whole = next((v["dtype"] for v in here if v["dtype"].startswith("int") and v["device"] != "cpu"), "")
+    whole = next((v["dtype"] for v in here if wants_cpu(v["dtype"], v["device"])), "")
     if all(values["device"] != "cuda" for values in here) and not whole:
         return
     import torch

@@ -228,11 +228,12 @@ def at_equal_tokens(column: runs.Column) -> list[str]:
 
 def of_it_drawing(column: runs.Column) -> list[str]:
     """How much of the way from one direct attempt to the agent resampling goes, with as many generations."""
-    entries = [column.entries.get(name) for name in ("direct", runs.RESAMPLING, runs.AGENT)]
-    seeds = sorted(set.intersection(*(set(entry.seeds) if entry else set() for entry in entries)))
-    if not seeds:
+    if not {"direct", runs.RESAMPLING} <= set(column.entries):
         return []
-    direct, draws, agent = (100 * entry.of(seeds).solved().mean() for entry in entries if entry)
+    entries = [column.entries[name] for name in ("direct", runs.RESAMPLING, runs.AGENT)]
+    if not (seeds := runs.common_seeds(*entries)):
+        return []
+    direct, draws, agent = (100 * entry.of(seeds).solved().mean() for entry in entries)
     way = f", {100 * (draws - direct) / (agent - direct):.0f} % of that way" if agent > direct else ""
     return [
         f"From direct generation to the agent{_of_seeds(seeds, column.entries[runs.AGENT])} it is {agent - direct:+.1f} points; "
@@ -314,7 +315,7 @@ def edits() -> str:
         "|" + "---|" * 6,
     ]
     for column in columns_on_mbpp():
-        affordable = {c.strategy: budget for c, budget in tables.at_equal_tokens(column, **DRAWS)}
+        affordable = {c.strategy: (budget, c.seeds) for c, budget in tables.at_equal_tokens(column, **DRAWS)}
         for name in runs.ONE_ATTEMPT:
             if not (entry := column.entries.get(name)):
                 lines.append(f"| {name} | {_protocol(column)} | not run | | | |")
@@ -323,10 +324,9 @@ def edits() -> str:
             c = tables.compare(column, name, entry, direct, **DRAWS) if direct and name != "direct" else None
             against = f"{_interval(c, ' points')}{_of_seeds(c.seeds, entry)}" if c else ""
             drawn = ""
-            if draws := affordable.get(name):
-                resampling = column.entries[runs.RESAMPLING]
-                both = [seed for seed in entry.seeds if seed in resampling.seeds]
-                share = 100 * resampling.of(both).solved(draws).mean()
+            if name in affordable:
+                draws, seeds = affordable[name]
+                share = 100 * column.entries[runs.RESAMPLING].of(seeds).solved(draws).mean()
                 drawn = f"{share:.1f} ({draws} draw{'s' * (draws > 1)})"
             lines.append(
                 f"| {name} | {_protocol(column)} | {100 * entry.solved().mean():.1f} | {against} | {entry.tokens():.0f} | {drawn} |"
@@ -434,8 +434,7 @@ def verdict(column: runs.Column, found: list[tuple[tables.Comparison, float]], w
     c, p = pairs[0]
     gap, low, high = 100 * c.difference, *c.interval
     place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if np.round(gap, 1) else "level with"
-    # With several seeds the sign test may point the other way: many problems gain little and a few lose much.
-    clear = p <= 0.05 and not low <= 0 <= high and (c.wins - c.losses) * c.difference > 0
+    clear = p <= tables.LEVEL and c.one_way and not low <= 0 <= high
     claim = "**no gain over the controls is shown**" if gap <= 0 or not clear else "it is above by more than chance"
     if gap < 0 and clear:
         claim += ", and it is below by more than chance"

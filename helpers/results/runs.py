@@ -326,6 +326,11 @@ class Entry:
         return {name: float(np.mean([cost[name] for cost in costs])) for name in names}
 
 
+def common_seeds(*entries: Entry) -> list[int]:
+    """The seeds that all of these rows have."""
+    return sorted(set.intersection(*(set(entry.seeds) for entry in entries)))
+
+
 @dataclass
 class Column:
     """Runs that may be compared. ``title``: code model, budget, and what else tells it from the other columns."""
@@ -349,7 +354,7 @@ class Column:
         agent, means = self.entries.get(AGENT), {}
         for name in (name for name in EQUAL_BUDGET if name in self.entries):
             entry = self.entries[name]
-            if seeds := [seed for seed in entry.seeds if not agent or seed in agent.seeds]:
+            if seeds := common_seeds(entry, agent or entry):
                 shared = entry.of(seeds)
                 means[name] = shared.solved().mean(), -shared.tokens()
         return max(means, key=means.__getitem__, default=None)

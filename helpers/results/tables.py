@@ -371,6 +371,11 @@ class Comparison:
         return f"{self.n}" + (f" x {len(self.seeds)} seeds" if len(self.seeds) > 1 else "")
 
     @property
+    def one_way(self) -> bool:
+        """Whether the test points where the mean does: with several seeds many problems may gain little and a few lose much."""
+        return (self.wins - self.losses) * self.difference > 0
+
+    @property
     def test(self) -> str:
         """With several seeds the problem stays the unit, and McNemar's test becomes the sign test."""
         return "sign test" if len(self.seeds) > 1 else "McNemar"
@@ -380,8 +385,7 @@ def compare(
     column: Column, strategy: str, first: Entry, second: Entry, seed: int, resamples: int, budget: int | None = None
 ) -> Comparison | None:
     """``first`` against ``second``, which has ``budget`` generations, over the seeds that both have; None without any."""
-    seeds = [s for s in first.seeds if s in second.seeds]
-    if not seeds:
+    if not (seeds := runs.common_seeds(first, second)):
         return None
     a, b = first.of(seeds).solved(), second.of(seeds).solved(budget)
     wins, losses = statistics.wins_and_losses(a, b)
@@ -481,8 +485,7 @@ def _judged(found: Sequence[Comparison], adjusted: Sequence[float], words: Seque
     """Better, worse and undecided (``words``) by Holm's p, with the difference, and where its interval says otherwise."""
     kinds: list[list[str]] = [[], [], []]
     for c, p in zip(found, adjusted, strict=True):
-        # With several seeds the sign test may point the other way: many problems gain little and a few lose much.
-        clear, zero = p <= LEVEL and (c.wins - c.losses) * c.difference > 0, c.interval[0] <= 0 <= c.interval[1]
+        clear, zero = p <= LEVEL and c.one_way, c.interval[0] <= 0 <= c.interval[1]
         kind = 2 if not clear else 0 if c.difference > 0 else 1
         but = " although the interval, which draws seeds too, holds zero" if clear and zero else ""
         but = " although the interval is without zero" if not clear and not zero else but
@@ -520,7 +523,7 @@ def at_equal_tokens(column: Column, seed: int, resamples: int) -> list[tuple[Com
     if not draws:
         return []
     for name, entry in column.entries.items():
-        if name in ("direct", RESAMPLING) or not (seeds := [s for s in entry.seeds if s in draws.seeds]):
+        if name in ("direct", RESAMPLING) or not (seeds := runs.common_seeds(entry, draws)):
             continue
         most, drawn = entry.of(seeds).tokens(), draws.of(seeds)
         budget = max(1, sum(drawn.tokens(count) <= most for count in range(1, drawn.longest + 1)))
